@@ -1,0 +1,2 @@
+//! afflux-bench
+fn main() {}

@@ -1,0 +1,72 @@
+//! Files, with the durability rules of a POSIX file system and no more than those.
+//!
+//! What a caller may rely on after a crash:
+//! 1. bytes written before a [`File::sync_data`] that returned `Ok` are there;
+//! 2. any other write may be there wholly, in part (by page), or not at all, in any order;
+//! 3. a file created, renamed or removed is so for good only after [`Disk::sync_dir`].
+//!
+//! A failed sync says nothing about which bytes are there: the caller must treat it as fatal.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Must exist; not written.
+    Read,
+    /// Must exist; read and written.
+    Write,
+    /// Must not exist; created empty, read and written.
+    Create,
+}
+
+/// A directory tree.
+pub trait Disk: Send + Sync + 'static {
+    /// Opens a file.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn File>>;
+    /// The paths in a directory, sorted.
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
+    /// Creates a directory and its parents; fine if it is there.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Renames a file over whatever has the new name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes creations, renames and removals in a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Bytes that can still be written where `path` is.
+    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// Takes an exclusive lock on a file, created if absent; `WouldBlock` if another holds it.
+    /// Held until the value is dropped, or the process ends.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
+}
+
+/// A held lock.
+pub trait Lock: Send + Sync {}
+
+/// An open file. Positions are absolute: there is no cursor to share.
+#[allow(clippy::len_without_is_empty, reason = "a file's length is I/O, not a collection's")]
+pub trait File: Send + Sync {
+    /// Fills `buf` from `position`; `UnexpectedEof` if the file ends before that.
+    fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()>;
+    /// Writes all of `buf` at `position`, growing the file if need be.
+    fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()>;
+    /// Writes the buffers one behind the other, in one call where the system has one.
+    fn write_all_vectored_at(&self, bufs: &[&[u8]], position: u64) -> io::Result<()> {
+        let mut at = position;
+        for buf in bufs {
+            self.write_all_at(buf, at)?;
+            at += buf.len() as u64;
+        }
+        Ok(())
+    }
+    /// Makes all written bytes durable (`fdatasync`).
+    fn sync_data(&self) -> io::Result<()>;
+    /// Cuts or grows the file.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// The file's length in bytes.
+    fn len(&self) -> io::Result<u64>;
+}

@@ -1,0 +1,205 @@
+//! What the engine, the listeners and the log agree on: appends, reads, ticks, commits.
+//!
+//! [`Log`] is the engine's one door. It does not say where the log is: the embedded journal
+//! ([`crate::EmbeddedLog`]) and an Apache Kafka cluster both stand behind it.
+//!
+//! Contract, and who checks each clause:
+//! 1. A group is atomic: after any crash all of its entries are there or none
+//!    (checked by the crash test of `afflux-log`).
+//! 2. A [`Ticket`] resolves only once its group is durable (the same test).
+//! 3. Offsets of a partition rise without a gap within one incarnation (the same test).
+//! 4. A [`Tick`] returned by [`Log::next_tick`] is a group boundary; what `ends` says of it
+//!    never changes (property test of `afflux-log`).
+//! 5. Groups become durable in the order of their submission: if one is durable, all that were
+//!    submitted before it are. So an epoch computed from records that are not yet durable can
+//!    not outlive them.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use afflux_types::{
+    JournalPosition, LeaderEpoch, Offset, Tick, Timestamp, TopicName, TopicPartition,
+};
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+
+use crate::error::{AppendError, ReadError, TopicError};
+
+/// One record batch (Kafka v2, as the producer sent it) for one partition.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Where it goes.
+    pub partition: TopicPartition,
+    /// The batch. Its base offset and leader epoch are overwritten; both lie outside its CRC,
+    /// which the caller has checked.
+    pub batch: Bytes,
+}
+
+/// What becomes durable and visible together, or not at all. Any number of partitions.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// The batches, in the order in which they get offsets.
+    pub entries: Vec<Entry>,
+}
+
+/// Where a durable group ended up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// The base offset of each entry, in the group's order. For a producer's retry: that of the
+    /// original.
+    pub base_offsets: Vec<Offset>,
+    /// Behind the group's last byte in the journal.
+    pub end: JournalPosition,
+    /// When the log took it.
+    pub append_time: Timestamp,
+}
+
+/// A group on its way to the disk. Resolves once it is durable. Dropping it changes nothing.
+#[derive(Debug)]
+pub struct Ticket(oneshot::Receiver<Result<Appended, AppendError>>);
+
+/// The log's end of a [`Ticket`].
+#[derive(Debug)]
+pub struct TicketSender(oneshot::Sender<Result<Appended, AppendError>>);
+
+impl Ticket {
+    /// A ticket and the end that resolves it.
+    pub fn new() -> (TicketSender, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (TicketSender(sender), Self(receiver))
+    }
+
+    /// Waits on a thread outside the async runtime.
+    pub fn wait(self) -> Result<Appended, AppendError> {
+        self.0.blocking_recv().unwrap_or(Err(AppendError::Closed))
+    }
+
+    /// The outcome, if it is known by now.
+    pub fn poll_now(&mut self) -> Option<Result<Appended, AppendError>> {
+        match self.0.try_recv() {
+            Ok(outcome) => Some(outcome),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(AppendError::Closed)),
+        }
+    }
+}
+
+impl TicketSender {
+    /// Resolves the ticket.
+    pub fn resolve(self, outcome: Result<Appended, AppendError>) {
+        // Nobody may be waiting any more; the group is durable all the same.
+        let _ = self.0.send(outcome);
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Appended, AppendError>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|received| received.unwrap_or(Err(AppendError::Closed)))
+    }
+}
+
+/// How far a read may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Everything with an offset, durable or not. For the engine alone, whose own commits lie
+    /// behind what it has read.
+    Appended,
+    /// Everything durable (Kafka's `read_uncommitted`).
+    Uncommitted,
+    /// Everything durable below the last stable offset, aborted records left out by the reader
+    /// (Kafka's `read_committed`).
+    Committed,
+}
+
+/// Batches of one partition, in offset order.
+#[derive(Debug, Clone)]
+pub struct Batches {
+    /// Whole v2 batches. The first may begin before the offset that was asked for.
+    pub batches: Vec<Bytes>,
+    /// Where to read on.
+    pub next: Offset,
+    /// The partition's bounds when this was read.
+    pub bounds: Bounds,
+}
+
+/// The four ends of a partition. `start <= stable <= durable <= end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The first offset that is still there.
+    pub start: Offset,
+    /// The last stable offset: no transaction is open below it.
+    pub stable: Offset,
+    /// The high watermark: everything below it is durable.
+    pub durable: Offset,
+    /// The next offset to be assigned.
+    pub end: Offset,
+}
+
+/// How a topic is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSpec {
+    /// Its name.
+    pub name: TopicName,
+    /// How many partitions, at least one.
+    pub partitions: i32,
+}
+
+/// All that one epoch of one pipeline makes durable at once.
+#[derive(Debug, Clone)]
+pub struct EpochCommit {
+    /// The tick that the epoch completes.
+    pub tick: Tick,
+    /// State changes, the view's changes and the input positions, in one batch for the
+    /// pipeline's own topic.
+    pub changelog: Entry,
+    /// Records for other topics: dead letters, sinks.
+    pub outputs: Vec<Entry>,
+}
+
+/// The engine's door to the log. See the module for the contract.
+pub trait Log: Send + Sync + 'static {
+    /// How many partitions a topic has; `None` if there is no such topic.
+    fn partition_count(&self, topic: &TopicName) -> Option<i32>;
+
+    /// Makes a topic durable unless it is there already; blocks. For Afflux's own topics.
+    fn ensure_topic(&self, spec: &TopicSpec) -> Result<(), TopicError>;
+
+    /// Batches of a partition from an offset on and below `to`, at most `bytes_max` of them but
+    /// at least one whole batch if there is any. Never waits.
+    fn read(
+        &self,
+        partition: &TopicPartition,
+        from: Offset,
+        to: Offset,
+        bytes_max: usize,
+        isolation: Isolation,
+    ) -> Result<Batches, ReadError>;
+
+    /// The bounds of a partition now.
+    fn bounds(&self, partition: &TopicPartition) -> Result<Bounds, ReadError>;
+
+    /// A cut after `after`: the end of all that is appended, or, if that is more than
+    /// `bytes_max` away, the first group boundary at or behind `after + bytes_max`.
+    /// `after` itself if nothing was appended since.
+    fn next_tick(&self, after: Tick, bytes_max: u64) -> Tick;
+
+    /// Where each partition ended at a tick: the offset that a record appended right behind it
+    /// would have got. A partition younger than the tick ended at 0.
+    fn ends(&self, tick: Tick, partitions: &[TopicPartition]) -> Result<Vec<Offset>, ReadError>;
+
+    /// Appends all parts of an epoch as one group.
+    fn submit(&self, commit: EpochCommit) -> Ticket;
+
+    /// Changes whenever something was appended; the value is the journal's end.
+    fn appended(&self) -> watch::Receiver<JournalPosition>;
+
+    /// Changes whenever something became durable; everything before the value is.
+    fn durable(&self) -> watch::Receiver<JournalPosition>;
+
+    /// The present leader epoch, for those who show it.
+    fn leader_epoch(&self) -> LeaderEpoch;
+}

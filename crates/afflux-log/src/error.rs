@@ -1,0 +1,182 @@
+//! What can go wrong in the log, one variant a fact.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use afflux_types::{Classified, ErrorKind, Offset, TopicName, TopicPartition};
+
+/// A group was not taken. Nothing of it is in the log, unless it is [`Self::Failed`] or
+/// [`Self::Closed`], after which only a restart can tell.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// There is no such partition.
+    #[error("there is no partition {0}")]
+    UnknownPartition(TopicPartition),
+    /// The bytes are not one well-formed v2 batch.
+    #[error("the batch for {partition} is malformed: {reason}")]
+    Malformed {
+        /// Where it should have gone.
+        partition: TopicPartition,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The batch is larger than the topic allows.
+    #[error("the batch for {partition} has {bytes} bytes; at most {bytes_max} are allowed")]
+    TooLarge {
+        /// Where it should have gone.
+        partition: TopicPartition,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// A producer's sequence does not follow the last one.
+    #[error("sequence {got} of producer {producer} on {partition} does not follow {last:?}")]
+    OutOfOrderSequence {
+        /// Where it should have gone.
+        partition: TopicPartition,
+        /// Whose it is.
+        producer: i64,
+        /// The last sequence taken, if the producer is known.
+        last: Option<i32>,
+        /// The sequence that came.
+        got: i32,
+    },
+    /// A retry of a batch that is too old to know its offset.
+    #[error("sequence {sequence} of producer {producer} on {partition} was written before")]
+    DuplicateSequence {
+        /// Where it went.
+        partition: TopicPartition,
+        /// Whose it is.
+        producer: i64,
+        /// Its first sequence.
+        sequence: i32,
+    },
+    /// A newer instance of the producer has written.
+    #[error(
+        "producer {producer} wrote to {partition} with epoch {epoch_current} since; this is epoch {epoch}"
+    )]
+    ProducerFenced {
+        /// Where it should have gone.
+        partition: TopicPartition,
+        /// Whose it is.
+        producer: i64,
+        /// The stale epoch.
+        epoch: i16,
+        /// The newest epoch seen.
+        epoch_current: i16,
+    },
+    /// The disk has no room for it.
+    #[error("the disk is full: {needed} bytes are needed and {free} are free")]
+    DiskFull {
+        /// Bytes that the group needs.
+        needed: u64,
+        /// Bytes that are left.
+        free: u64,
+    },
+    /// A write or a sync failed; the journal takes nothing until the node is restarted.
+    #[error("the journal failed and the node must be restarted: {0}")]
+    Failed(Arc<io::Error>),
+    /// The log was shut down first.
+    #[error("the log is shut down")]
+    Closed,
+}
+
+impl Classified for AppendError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownPartition(_) => ErrorKind::NotFound,
+            Self::Malformed { .. }
+            | Self::TooLarge { .. }
+            | Self::OutOfOrderSequence { .. }
+            | Self::DuplicateSequence { .. } => ErrorKind::Invalid,
+            Self::ProducerFenced { .. } => ErrorKind::Fenced,
+            Self::DiskFull { .. } => ErrorKind::Full,
+            Self::Failed(_) | Self::Closed => ErrorKind::Unavailable,
+        }
+    }
+}
+
+/// A read that can not be answered.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// There is no such partition.
+    #[error("there is no partition {0}")]
+    UnknownPartition(TopicPartition),
+    /// The offset is not in the partition.
+    #[error("offset {offset} of {partition} is outside {start}..{end}")]
+    OffsetOutOfRange {
+        /// The partition.
+        partition: TopicPartition,
+        /// What was asked for.
+        offset: Offset,
+        /// The first offset that is there.
+        start: Offset,
+        /// The first that is not yet there.
+        end: Offset,
+    },
+    /// Stored bytes are not what was written.
+    #[error("{partition} can not be read at offset {offset}: {reason}")]
+    Corrupt {
+        /// The partition.
+        partition: TopicPartition,
+        /// The batch's offset.
+        offset: Offset,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The disk refused to read.
+    #[error("reading {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+}
+
+impl Classified for ReadError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownPartition(_) => ErrorKind::NotFound,
+            Self::OffsetOutOfRange { .. } => ErrorKind::Invalid,
+            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Io { .. } => ErrorKind::Unavailable,
+        }
+    }
+}
+
+/// A topic that can not be made or removed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum TopicError {
+    /// There is one of that name.
+    #[error("topic {0} exists already")]
+    Exists(TopicName),
+    /// There is none of that name.
+    #[error("there is no topic {0}")]
+    Unknown(TopicName),
+    /// The number of partitions is out of range.
+    #[error("a topic has 1 to {partitions_max} partitions, not {partitions}")]
+    Partitions {
+        /// What was asked for.
+        partitions: i32,
+        /// The most a topic can have.
+        partitions_max: i32,
+    },
+    /// The change could not be written.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+impl Classified for TopicError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Exists(_) => ErrorKind::AlreadyExists,
+            Self::Unknown(_) => ErrorKind::NotFound,
+            Self::Partitions { .. } => ErrorKind::Invalid,
+            Self::Append(error) => error.kind(),
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! afflux
+fn main() {}
