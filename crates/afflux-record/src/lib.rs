@@ -1,1 +1,12 @@
-//! afflux-record
+//! Bytes and back: Kafka's v2 record batches, journal frames and changelog frames.
+//!
+//! Pure functions over bytes. Nothing here knows where bytes lie or travel, and nothing here
+//! trusts them: every length is checked against the bytes that are there.
+
+pub mod batch;
+pub mod compression;
+mod murmur2;
+
+pub use batch::{BatchError, Header, Record, RecordHeader, records};
+pub use compression::Compression;
+pub use murmur2::{murmur2, partition_for};

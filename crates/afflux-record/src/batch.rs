@@ -1,0 +1,612 @@
+//! Kafka's v2 record batch: its header, its records, and how to build one.
+//!
+//! ```text
+//!  0        8      12      16 17      21   23      27        35
+//! ┌────────┬───────┬───────┬─┬───────┬────┬───────┬─────────┬────────┐
+//! │ base   │length │leader │2│CRC32C │attr│last   │base     │max     │
+//! │ offset │       │epoch  │ │       │    │delta  │timestamp│timest. │
+//! └────────┴───────┴───────┴─┴───────┴────┴───────┴─────────┴────────┘
+//! 43         51    53       57      61
+//! ┌─────────┬─────┬────────┬───────┬──────────────────────────────────┐
+//! │producer │epoch│base    │record │ records, packed together or not  │
+//! │id       │     │sequence│count  │                                  │
+//! └─────────┴─────┴────────┴───────┴──────────────────────────────────┘
+//! ```
+//! Numbers are big-endian. `length` counts what lies behind it; the CRC covers everything from
+//! the attributes on. So base offset and leader epoch can be patched without touching it.
+//!
+//! A record: `length attributes timestamp-delta offset-delta key value headers`, its numbers
+//! zigzag varints, its lengths -1 for null.
+//!
+//! What is read here may come from anywhere: every length is checked against the bytes that are
+//! there before anything is reserved or sliced.
+
+use afflux_types::{
+    Classified, ErrorKind, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp,
+};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::compression::{Compression, UNPACKED_BYTES_MAX};
+
+/// Bytes in front of the records.
+pub const HEADER_BYTES: usize = 61;
+/// Bytes in front of what `length` counts.
+pub const LENGTH_PREFIX_BYTES: usize = 12;
+/// The only format taken.
+pub const MAGIC: i8 = 2;
+
+const EPOCH_AT: usize = 12;
+const MAGIC_AT: usize = 16;
+const CRC_AT: usize = 17;
+const ATTRIBUTES_AT: usize = 21;
+
+const COMPRESSION_MASK: i16 = 0b111;
+const LOG_APPEND_TIME: i16 = 1 << 3;
+const TRANSACTIONAL: i16 = 1 << 4;
+const CONTROL: i16 = 1 << 5;
+
+/// Bytes that are not a batch that this module reads.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BatchError {
+    /// The batch ends early.
+    #[error("the batch needs {needed} bytes and {have} are there")]
+    Truncated {
+        /// Bytes that it needs.
+        needed: usize,
+        /// Bytes that are there.
+        have: usize,
+    },
+    /// Bytes follow where one batch was expected.
+    #[error("the batch has {batch} bytes and {behind} more follow it")]
+    Trailing {
+        /// The batch's own size.
+        batch: usize,
+        /// Bytes behind it.
+        behind: usize,
+    },
+    /// Another format version than 2.
+    #[error("the batch has format version {0}; only version 2 is taken")]
+    Magic(i8),
+    /// A header field that no producer writes.
+    #[error("the batch's header is malformed: {0}")]
+    Header(&'static str),
+    /// The bytes are not those that were sent.
+    #[error("the batch's checksum is {computed:08x}, it should be {stored:08x}")]
+    Checksum {
+        /// What the batch carries.
+        stored: u32,
+        /// What its bytes give.
+        computed: u32,
+    },
+    /// A codec that Kafka does not know.
+    #[error("compression {0} is not known")]
+    UnknownCompression(i16),
+    /// The records do not unpack.
+    #[error("unpacking {codec}: {reason}")]
+    Unpacking {
+        /// The codec's name.
+        codec: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// The records can not be packed.
+    #[error("packing {codec}: {reason}")]
+    Packing {
+        /// The codec's name.
+        codec: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// The records unpack to more than the limit.
+    #[error("the batch unpacks to more than {bytes_max} bytes")]
+    UnpacksTooLarge {
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// A record is malformed.
+    #[error("record {index} of the batch is malformed: {reason}")]
+    Record {
+        /// Its place in the batch, from 0.
+        index: i32,
+        /// What is wrong.
+        reason: &'static str,
+    },
+}
+
+impl Classified for BatchError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Checksum { .. } => ErrorKind::Corrupt,
+            Self::Magic(_) => ErrorKind::Unsupported,
+            _ => ErrorKind::Invalid,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        matches!(self, Self::Magic(_))
+            .then(|| "use a client that speaks Kafka 0.11 or newer".to_owned())
+    }
+}
+
+/// What a batch says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The offset of its first record.
+    pub base_offset: Offset,
+    /// Bytes of the whole batch, header and all.
+    pub bytes: usize,
+    /// The leader epoch under which it was appended.
+    pub leader_epoch: LeaderEpoch,
+    /// CRC32C of everything from the attributes on.
+    pub crc: u32,
+    /// Flags; read them through the methods.
+    pub attributes: i16,
+    /// The last record's offset, less the base offset.
+    pub last_offset_delta: i32,
+    /// What the records' timestamps count from.
+    pub base_timestamp: Timestamp,
+    /// The latest timestamp of its records, or the append time.
+    pub max_timestamp: Timestamp,
+    /// Who produced it, or [`ProducerId::NONE`].
+    pub producer_id: ProducerId,
+    /// The producer's epoch, or -1.
+    pub producer_epoch: ProducerEpoch,
+    /// The sequence of its first record, or -1.
+    pub base_sequence: i32,
+    /// How many records it holds.
+    pub record_count: i32,
+}
+
+impl Header {
+    /// Reads the header of the batch that `bytes` begin with; more may follow. The whole batch
+    /// must be there. The checksum is not checked.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BatchError> {
+        let have = bytes.len();
+        // A batch of another format may be shorter than a header of ours.
+        if have > MAGIC_AT && bytes[MAGIC_AT] as i8 != MAGIC {
+            return Err(BatchError::Magic(bytes[MAGIC_AT] as i8));
+        }
+        let mut at = bytes
+            .get(..HEADER_BYTES)
+            .ok_or(BatchError::Truncated { needed: HEADER_BYTES, have })?;
+        let base_offset = Offset(at.get_i64());
+        let needed = usize::try_from(at.get_i32())
+            .ok()
+            .and_then(|length| length.checked_add(LENGTH_PREFIX_BYTES))
+            .filter(|needed| *needed >= HEADER_BYTES)
+            .ok_or(BatchError::Header("its length is less than a header's"))?;
+        if needed > have {
+            return Err(BatchError::Truncated { needed, have });
+        }
+        let leader_epoch = LeaderEpoch(at.get_i32());
+        at.advance(1);
+        let header = Self {
+            base_offset,
+            bytes: needed,
+            leader_epoch,
+            crc: at.get_u32(),
+            attributes: at.get_i16(),
+            last_offset_delta: at.get_i32(),
+            base_timestamp: Timestamp(at.get_i64()),
+            max_timestamp: Timestamp(at.get_i64()),
+            producer_id: ProducerId(at.get_i64()),
+            producer_epoch: ProducerEpoch(at.get_i16()),
+            base_sequence: at.get_i32(),
+            record_count: at.get_i32(),
+        };
+        if header.last_offset_delta < 0 {
+            return Err(BatchError::Header("its last offset lies before its first"));
+        }
+        if header.record_count < 0
+            || i64::from(header.record_count) > i64::from(header.last_offset_delta) + 1
+        {
+            return Err(BatchError::Header("its record count does not fit its offsets"));
+        }
+        Ok(header)
+    }
+
+    /// The offset of the last record.
+    pub fn last_offset(&self) -> Offset {
+        Offset(self.base_offset.0.saturating_add(i64::from(self.last_offset_delta)))
+    }
+
+    /// The offset behind the batch.
+    pub fn next_offset(&self) -> Offset {
+        Offset(self.last_offset().0.saturating_add(1))
+    }
+
+    /// The sequence of the last record; sequences go round from `i32::MAX` to 0.
+    pub fn last_sequence(&self) -> i32 {
+        if self.base_sequence < 0 {
+            return self.base_sequence;
+        }
+        ((i64::from(self.base_sequence) + i64::from(self.last_offset_delta))
+            % (i64::from(i32::MAX) + 1)) as i32
+    }
+
+    /// How its records are packed.
+    pub fn compression(&self) -> Result<Compression, BatchError> {
+        let code = self.attributes & COMPRESSION_MASK;
+        Compression::from_code(code).ok_or(BatchError::UnknownCompression(code))
+    }
+
+    /// Whether its timestamps are the log's, not the producer's.
+    pub fn is_log_append_time(&self) -> bool {
+        self.attributes & LOG_APPEND_TIME != 0
+    }
+
+    /// Whether it is part of a transaction.
+    pub fn is_transactional(&self) -> bool {
+        self.attributes & TRANSACTIONAL != 0
+    }
+
+    /// Whether it holds markers for the log instead of records for readers.
+    pub fn is_control(&self) -> bool {
+        self.attributes & CONTROL != 0
+    }
+
+    /// Whether the producer numbers its batches.
+    pub fn is_idempotent(&self) -> bool {
+        self.producer_id.0 >= 0
+    }
+}
+
+/// Reads and checks exactly one batch: no byte too few or too many, and its checksum.
+pub fn check(batch: &[u8]) -> Result<Header, BatchError> {
+    let header = Header::parse(batch)?;
+    if header.bytes < batch.len() {
+        return Err(BatchError::Trailing {
+            batch: header.bytes,
+            behind: batch.len() - header.bytes,
+        });
+    }
+    verify_crc(batch)?;
+    Ok(header)
+}
+
+/// Checks the checksum of exactly one batch.
+pub fn verify_crc(batch: &[u8]) -> Result<(), BatchError> {
+    let have = batch.len();
+    let truncated = BatchError::Truncated { needed: HEADER_BYTES, have };
+    let covered = batch.get(ATTRIBUTES_AT..).ok_or(truncated)?;
+    let stored = (&batch[CRC_AT..]).get_u32();
+    let computed = crc32c::crc32c(covered);
+    if stored == computed { Ok(()) } else { Err(BatchError::Checksum { stored, computed }) }
+}
+
+/// Writes base offset and leader epoch into a batch; the checksum does not cover them.
+pub fn patch(
+    batch: &mut [u8],
+    base_offset: Offset,
+    leader_epoch: LeaderEpoch,
+) -> Result<(), BatchError> {
+    let have = batch.len();
+    if have < HEADER_BYTES {
+        return Err(BatchError::Truncated { needed: HEADER_BYTES, have });
+    }
+    batch[..8].copy_from_slice(&base_offset.0.to_be_bytes());
+    batch[EPOCH_AT..MAGIC_AT].copy_from_slice(&leader_epoch.0.to_be_bytes());
+    Ok(())
+}
+
+/// One record, its bytes shared with the batch it came from (or with that batch unpacked).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its place in the partition.
+    pub offset: Offset,
+    /// The producer's time, or the log's if the batch says so.
+    pub timestamp: Timestamp,
+    /// What it is about.
+    pub key: Option<Bytes>,
+    /// What it says; none is a tombstone.
+    pub value: Option<Bytes>,
+    /// Further fields, in order, names not unique.
+    pub headers: Vec<RecordHeader>,
+}
+
+/// A named field beside a record's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// Its name; UTF-8 by convention, not checked.
+    pub name: Bytes,
+    /// Its value.
+    pub value: Option<Bytes>,
+}
+
+/// The records of one batch, in order. Ends behind the first error.
+#[derive(Debug)]
+pub struct Records {
+    header: Option<Header>,
+    rest: Bytes,
+    failed: Option<BatchError>,
+    index: i32,
+}
+
+/// The records of exactly one batch; its checksum is not checked. Keys and values share the
+/// batch's bytes unless it is compressed; then it is unpacked first, to at most
+/// [`UNPACKED_BYTES_MAX`].
+pub fn records(batch: &Bytes) -> Records {
+    records_bounded(batch, UNPACKED_BYTES_MAX)
+}
+
+/// As [`records`], with another limit.
+pub fn records_bounded(batch: &Bytes, unpacked_bytes_max: usize) -> Records {
+    let opened = Header::parse(batch).and_then(|header| {
+        let packed = batch.slice(HEADER_BYTES..header.bytes);
+        Ok((header, header.compression()?.unpack(&packed, unpacked_bytes_max)?))
+    });
+    match opened {
+        Ok((header, rest)) => Records { header: Some(header), rest, failed: None, index: 0 },
+        Err(error) => Records { header: None, rest: Bytes::new(), failed: Some(error), index: 0 },
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Record, BatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        let header = self.header?;
+        let index = self.index;
+        if index == header.record_count {
+            self.header = None;
+            return (!self.rest.is_empty()).then(|| {
+                Err(BatchError::Record { index, reason: "bytes follow the last record" })
+            });
+        }
+        self.index += 1;
+        match read_record(&mut self.rest, &header) {
+            Ok(record) => Some(Ok(record)),
+            Err(reason) => {
+                self.header = None;
+                Some(Err(BatchError::Record { index, reason }))
+            }
+        }
+    }
+}
+
+/// Reads one record off the front.
+fn read_record(rest: &mut Bytes, header: &Header) -> Result<Record, &'static str> {
+    let length = read_length(rest)?.ok_or("its length is negative")?;
+    let mut body = split(rest, length)?;
+    if body.is_empty() {
+        return Err("it is empty");
+    }
+    body.advance(1); // Attributes: none are defined.
+    let timestamp_delta = read_varint(&mut body)?;
+    let offset_delta = read_varint(&mut body)?;
+    if !(0..=i64::from(header.last_offset_delta)).contains(&offset_delta) {
+        return Err("its offset is not one of the batch's");
+    }
+    let key = read_bytes(&mut body)?;
+    let value = read_bytes(&mut body)?;
+    let header_count = read_length(&mut body)?.ok_or("its header count is negative")?;
+    // The smallest header has two bytes.
+    if header_count > body.len() / 2 {
+        return Err("it has more headers than bytes for them");
+    }
+    let mut headers = Vec::with_capacity(header_count);
+    for _ in 0..header_count {
+        let name = read_bytes(&mut body)?.ok_or("a header has no name")?;
+        headers.push(RecordHeader { name, value: read_bytes(&mut body)? });
+    }
+    if !body.is_empty() {
+        return Err("bytes follow its last header");
+    }
+    let timestamp = if header.is_log_append_time() {
+        header.max_timestamp
+    } else {
+        Timestamp(header.base_timestamp.0.wrapping_add(timestamp_delta))
+    };
+    let offset = Offset(header.base_offset.0.wrapping_add(offset_delta));
+    Ok(Record { offset, timestamp, key, value, headers })
+}
+
+fn split(rest: &mut Bytes, length: usize) -> Result<Bytes, &'static str> {
+    if length > rest.len() {
+        return Err("a length points behind the end");
+    }
+    Ok(rest.split_to(length))
+}
+
+fn read_bytes(rest: &mut Bytes) -> Result<Option<Bytes>, &'static str> {
+    read_length(rest)?.map(|length| split(rest, length)).transpose()
+}
+
+/// A length; none for -1.
+fn read_length(rest: &mut Bytes) -> Result<Option<usize>, &'static str> {
+    let length = read_varint(rest)?;
+    if length == -1 {
+        return Ok(None);
+    }
+    i32::try_from(length)
+        .ok()
+        .and_then(|length| usize::try_from(length).ok())
+        .map(Some)
+        .ok_or("a length is out of range")
+}
+
+/// A zigzag varint of at most 64 bits.
+fn read_varint(rest: &mut Bytes) -> Result<i64, &'static str> {
+    let mut value = 0_u64;
+    for (i, byte) in rest.iter().take(10).enumerate() {
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            rest.advance(i + 1);
+            return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
+        }
+    }
+    Err("a number does not end")
+}
+
+fn put_varint(out: &mut BytesMut, value: i64) {
+    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
+    while rest >= 0x80 {
+        out.put_u8(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.put_u8(rest as u8);
+}
+
+fn put_bytes(out: &mut BytesMut, bytes: Option<&[u8]>) {
+    match bytes {
+        None => put_varint(out, -1),
+        Some(bytes) => {
+            put_varint(out, bytes.len() as i64);
+            out.put_slice(bytes);
+        }
+    }
+}
+
+/// Who numbers a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Producer {
+    /// Its id.
+    pub id: ProducerId,
+    /// Its epoch.
+    pub epoch: ProducerEpoch,
+    /// The sequence of the batch's first record.
+    pub base_sequence: i32,
+}
+
+/// Makes a batch of records. Base offset and leader epoch are 0: the log sets them.
+///
+/// A builder without records makes a batch without records, which no log takes.
+#[derive(Debug)]
+pub struct Builder {
+    compression: Compression,
+    producer: Option<Producer>,
+    attributes: i16,
+    records: BytesMut,
+    scratch: BytesMut,
+    count: i32,
+    base_timestamp: Timestamp,
+    max_timestamp: Timestamp,
+}
+
+impl Builder {
+    /// An empty batch.
+    pub fn new(compression: Compression) -> Self {
+        Self {
+            compression,
+            producer: None,
+            attributes: 0,
+            records: BytesMut::new(),
+            scratch: BytesMut::new(),
+            count: 0,
+            base_timestamp: Timestamp(0),
+            max_timestamp: Timestamp(0),
+        }
+    }
+
+    /// Numbers the batch for an idempotent producer.
+    #[must_use]
+    pub fn producer(mut self, producer: Producer) -> Self {
+        self.producer = Some(producer);
+        self
+    }
+
+    /// Marks the batch as part of a transaction.
+    #[must_use]
+    pub fn transactional(mut self) -> Self {
+        self.attributes |= TRANSACTIONAL;
+        self
+    }
+
+    /// Marks the batch as one of markers.
+    #[must_use]
+    pub fn control(mut self) -> Self {
+        self.attributes |= CONTROL;
+        self
+    }
+
+    /// Adds a record without headers.
+    pub fn push(&mut self, timestamp: Timestamp, key: Option<&[u8]>, value: Option<&[u8]>) {
+        self.push_with_headers(timestamp, key, value, &[]);
+    }
+
+    /// Adds a record.
+    pub fn push_with_headers(
+        &mut self,
+        timestamp: Timestamp,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&[u8], Option<&[u8]>)],
+    ) {
+        if self.count == 0 {
+            self.base_timestamp = timestamp;
+            self.max_timestamp = timestamp;
+        }
+        self.max_timestamp = self.max_timestamp.max(timestamp);
+        let body = &mut self.scratch;
+        body.clear();
+        body.put_u8(0);
+        put_varint(body, timestamp.0.wrapping_sub(self.base_timestamp.0));
+        put_varint(body, i64::from(self.count));
+        put_bytes(body, key);
+        put_bytes(body, value);
+        put_varint(body, headers.len() as i64);
+        for (name, value) in headers {
+            put_bytes(body, Some(name));
+            put_bytes(body, *value);
+        }
+        put_varint(&mut self.records, body.len() as i64);
+        self.records.put_slice(body);
+        self.count += 1;
+    }
+
+    /// Bytes so far, before compression.
+    pub fn bytes(&self) -> usize {
+        HEADER_BYTES + self.records.len()
+    }
+
+    /// Records so far.
+    pub fn record_count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// The batch.
+    pub fn finish(self) -> Result<Bytes, BatchError> {
+        let packed;
+        let records: &[u8] = match self.compression {
+            Compression::None => &self.records,
+            codec => {
+                packed = codec.pack(&self.records)?;
+                &packed
+            }
+        };
+        let producer = self.producer.unwrap_or(Producer {
+            id: ProducerId::NONE,
+            epoch: ProducerEpoch(-1),
+            base_sequence: -1,
+        });
+        let bytes = HEADER_BYTES + records.len();
+        let length = i32::try_from(bytes - LENGTH_PREFIX_BYTES)
+            .map_err(|_| BatchError::Header("it is larger than 2 GiB"))?;
+        let mut out = BytesMut::with_capacity(bytes);
+        out.put_i64(0);
+        out.put_i32(length);
+        out.put_i32(0);
+        out.put_i8(MAGIC);
+        out.put_u32(0);
+        out.put_i16(self.attributes | self.compression.code());
+        out.put_i32((self.count - 1).max(0));
+        out.put_i64(self.base_timestamp.0);
+        out.put_i64(self.max_timestamp.0);
+        out.put_i64(producer.id.0);
+        out.put_i16(producer.epoch.0);
+        out.put_i32(producer.base_sequence);
+        out.put_i32(self.count);
+        out.put_slice(records);
+        let crc = crc32c::crc32c(&out[ATTRIBUTES_AT..]);
+        out[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&crc.to_be_bytes());
+        Ok(out.freeze())
+    }
+}
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;
