@@ -4,6 +4,7 @@
 //! trusts them: every length is checked against the bytes that are there.
 
 pub mod batch;
+pub mod changelog;
 pub mod compression;
 mod murmur2;
 
