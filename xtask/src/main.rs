@@ -1,2 +1,72 @@
-//! xtask
-fn main() {}
+//! The project's own rules and its one test command.
+//!
+//! `cargo xtask tidy` holds what no general linter knows ([`tidy`]), `cargo xtask lint` runs
+//! every linter ([`lint`]), and `cargo xtask test` passes all tests on a fresh machine
+//! ([`mod@test`]): it brings the tools that they need ([`tools`]) instead of skipping tests.
+
+mod lint;
+mod process;
+mod test;
+mod tidy;
+mod tools;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+
+const USAGE: &str = "\
+The project's own checks.
+
+Usage: cargo xtask COMMAND
+
+Commands:
+  test [ARG...]  Install what the tests need, then run all of them. Arguments go to
+                 `cargo nextest run`: `cargo xtask test -p afflux-log torn`
+  lint           Formatting, clippy, tidy, licences, unused dependencies, spelling, docs
+  tidy           The rules of ARCHITECTURE.md alone: layers, seam, sizes, names
+  fix            Mend what a tool can mend: formatting, clippy's suggestions, spelling
+
+Environment:
+  AFFLUX_CACHE_DIR  where tools are kept [default: $XDG_CACHE_HOME/afflux or ~/.cache/afflux]
+";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let root = workspace_root()?;
+    match arguments.split_first().map(|(command, rest)| (command.as_str(), rest)) {
+        Some(("tidy", [])) => tidy::run(&root),
+        Some(("lint", [])) => lint::run(&root),
+        Some(("fix", [])) => lint::fix(&root),
+        Some(("test", rest)) => test::run(&root, rest),
+        None | Some(("help" | "--help" | "-h", _)) => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        Some((command, _)) => {
+            anyhow::bail!("`cargo xtask {command}` is not known, or takes no arguments\n\n{USAGE}")
+        }
+    }
+}
+
+/// The workspace that this program was built from, wherever it is run.
+fn workspace_root() -> Result<PathBuf> {
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").context("run this as `cargo xtask`")?;
+    Path::new(&manifest)
+        .parent()
+        .map(Path::to_path_buf)
+        .context("xtask must lie in the workspace's root")
+}

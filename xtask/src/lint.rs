@@ -1,0 +1,81 @@
+//! Every linter, each once, the quick ones first.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    process, tidy,
+    tools::{self, Cache, LINT_TOOLS},
+};
+
+/// Runs all checks, also behind one that fails, so that one run tells everything.
+pub(crate) fn run(root: &Path) -> Result<()> {
+    let cache = Cache::open()?;
+    tools::python_tools(&cache, LINT_TOOLS)?;
+    let command = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.current_dir(root).args(arguments);
+        cache.extend_path(&mut command);
+        command
+    };
+
+    let mut failed = Vec::new();
+    let mut check = |name: &'static str, outcome: Result<()>| {
+        if let Err(error) = outcome {
+            eprintln!("error: {error:#}");
+            failed.push(name);
+        }
+    };
+    check("tidy", tidy::run(root));
+    check("fmt", process::run(&mut command("cargo", &["fmt", "--all", "--check"])));
+    check("typos", process::run(&mut command("typos", &[])));
+    // Advisories change without any commit of ours and need a database from outside: they are
+    // looked up by hand or on a schedule, not in every run.
+    check(
+        "deny",
+        process::run(&mut command(
+            "cargo-deny",
+            &["--workspace", "--locked", "check", "bans", "licenses", "sources"],
+        )),
+    );
+    check("shear", process::run(&mut command("cargo-shear", &[])));
+    check(
+        "clippy",
+        process::run(&mut command(
+            "cargo",
+            &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny=warnings"],
+        )),
+    );
+    check(
+        "doc",
+        process::run(
+            command("cargo", &["doc", "--workspace", "--no-deps", "--locked"])
+                .env("RUSTDOCFLAGS", "--deny=warnings"),
+        ),
+    );
+    if failed.is_empty() {
+        eprintln!("lint: all is in order");
+        return Ok(());
+    }
+    bail!("these checks failed: {}; `cargo xtask fix` mends a part of them", failed.join(", "))
+}
+
+/// Lets the tools mend what they can.
+pub(crate) fn fix(root: &Path) -> Result<()> {
+    let cache = Cache::open()?;
+    tools::python_tools(&cache, LINT_TOOLS)?;
+    let commands: [(&str, &[&str]); 4] = [
+        ("typos", &["--write-changes"]),
+        ("cargo-shear", &["--fix"]),
+        ("cargo", &["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty"]),
+        ("cargo", &["fmt", "--all"]),
+    ];
+    for (program, arguments) in commands {
+        let mut command = Command::new(program);
+        command.current_dir(root).args(arguments);
+        cache.extend_path(&mut command);
+        process::run(&mut command)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! All tests, on a machine that has nothing but Rust and a C compiler.
+//!
+//! 1. Install what the tests drive: clients in other languages, a browser, the test runner.
+//!    What cannot be installed is an error that names it; no test is skipped instead.
+//! 2. Run the tests through `cargo nextest`, which ends those that hang.
+//! 3. Run the examples in the documentation.
+//!
+//! Tests find the tools on `PATH`, but for two that have no name there:
+//!
+//! | variable | what |
+//! |---|---|
+//! | `AFFLUX_TEST_PYTHON` | a Python with confluent-kafka and psycopg |
+//! | `AFFLUX_TEST_JAVA_CLASSPATH` | Apache Kafka's Java client, for `java -cp` |
+
+use std::{path::Path, process::Command};
+
+use anyhow::Result;
+
+use crate::{
+    process,
+    tools::{self, Cache, TEST_TOOLS},
+};
+
+/// Installs and runs; `arguments` go to nextest, and then the documentation's examples, which
+/// nextest knows nothing of, are left out.
+pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
+    let cache = Cache::open()?;
+    tools::programs()?;
+    tools::python_tools(&cache, TEST_TOOLS)?;
+    let python = tools::python_clients(&cache)?;
+    let java_classpath = tools::java_client(&cache)?;
+
+    let mut tests = Command::new("cargo-nextest");
+    tests.args(["nextest", "run", "--locked"]);
+    if !arguments.iter().any(|a| a.starts_with("-p") || a.starts_with("--package")) {
+        tests.arg("--workspace");
+    }
+    tests.args(arguments);
+    let mut examples = Command::new("cargo");
+    examples.args(["test", "--doc", "--workspace", "--locked", "--quiet"]);
+    for command in [&mut tests, &mut examples] {
+        cache.extend_path(command);
+        command
+            .current_dir(root)
+            .env("AFFLUX_TEST_PYTHON", &python)
+            .env("AFFLUX_TEST_JAVA_CLASSPATH", &java_classpath);
+    }
+    if arguments.is_empty() {
+        // Last comes what closes with the number of tests.
+        process::run(&mut examples)?;
+    }
+    process::run(&mut tests)
+}
