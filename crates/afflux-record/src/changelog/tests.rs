@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{fmt::Write, sync::Arc};
 
 use arrow::{
     array::{
@@ -186,7 +186,10 @@ fn the_first_version_stays_readable() {
         }],
         changes: Some(Changes { batch, weights: Some(Int64Array::from(vec![-1])) }),
     };
-    let hex: String = encode(&frame).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = encode(&frame).unwrap().iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    });
     let expected = concat!(
         "414645014d3e1df3fca38db20100000001000000000000000200000000000000",
         "0000000001000000070000000100000000010000006b01000000000001000000",
