@@ -61,6 +61,9 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         if path.ends_with("Cargo.toml") && path != "Cargo.toml" {
             findings.extend(tree::check_manifest(path, text));
         }
+        if has_extension(path, "md") {
+            findings.extend(tree::check_links(path, text, |to| root.join(to).exists()));
+        }
         if is_rust(path) {
             findings.extend(source::check(path, text));
         }
@@ -92,5 +95,9 @@ fn tracked_files(root: &Path) -> Result<Vec<String>> {
 
 /// Whether a file holds Rust.
 fn is_rust(path: &str) -> bool {
-    Path::new(path).extension().is_some_and(|extension| extension == "rs")
+    has_extension(path, "rs")
+}
+
+fn has_extension(path: &str, extension: &str) -> bool {
+    Path::new(path).extension().is_some_and(|found| found == extension)
 }

@@ -114,6 +114,39 @@ pub(super) fn check_manifest(path: &str, text: &str) -> Vec<Finding> {
     findings
 }
 
+/// Refuses links in a document to files that are not there; `exists` takes a path from the root.
+pub(super) fn check_links(path: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<Finding> {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut findings = Vec::new();
+    for (line, content) in (1..).zip(text.lines()) {
+        for (at, _) in content.match_indices("](") {
+            let link = content[at + 2..].split([')', '#', ' ']).next().unwrap_or_default();
+            if link.is_empty() || link.contains(':') || exists(&resolve(folder, link)) {
+                continue;
+            }
+            findings.push(Finding {
+                path: path.to_owned(),
+                line,
+                message: format!("there is no `{link}` to link to"),
+            });
+        }
+    }
+    findings
+}
+
+/// The path from the root of a link in a document in `folder`.
+fn resolve(folder: &str, link: &str) -> String {
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in link.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => _ = parts.pop(),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
 /// The reason of an exception for `rule` in this line, if it is one.
 pub(super) fn exception<'a>(line: &'a str, rule: &str) -> Option<&'a str> {
     let (_, rest) = line.trim_start().strip_prefix("//")?.split_once("tidy(")?;
@@ -195,6 +228,18 @@ mod tests {
         let good = "[package]\ndescription = \"x\"\n[lints]\nworkspace = true\n";
         assert_eq!(check_manifest("Cargo.toml", good), []);
         assert_eq!(check_manifest("Cargo.toml", "[package]\n").len(), 2);
+    }
+
+    #[test]
+    fn links_lead_somewhere() {
+        let exists = |path: &str| ["README.md", "docs/sql.md", "docs"].contains(&path);
+        for (path, text, refused) in [
+            ("README.md", "[a](docs/sql.md) [b](docs/) [c](docs/sql.md#joins)", 0),
+            ("docs/sql.md", "[a](../README.md) [b](sql.md) [c](#here) [d](mailto:x@y)", 0),
+            ("docs/sql.md", "[a](README.md) [b](docs/sql.md)", 2),
+        ] {
+            assert_eq!(check_links(path, text, exists).len(), refused, "{path} {text}");
+        }
     }
 
     #[test]
