@@ -10,6 +10,7 @@
 mod encoding;
 mod expr;
 mod operator;
+mod text;
 mod types;
 
 pub use encoding::{PlanError, decode, encode};

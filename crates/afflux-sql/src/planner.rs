@@ -1,0 +1,306 @@
+//! Queries to plans: DataFusion resolves, coerces and simplifies; `lower` makes operators.
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use afflux_catalog::{Catalog, Object};
+use afflux_plan::Plan;
+use datafusion::{
+    common::{DataFusionError, SchemaError, TableReference, config::ConfigOptions},
+    logical_expr::LogicalPlan,
+    optimizer::{
+        Analyzer, Optimizer, OptimizerContext, OptimizerRule,
+        eliminate_cross_join::EliminateCrossJoin,
+        extract_equijoin_predicate::ExtractEquijoinPredicate,
+        optimize_projections::OptimizeProjections, push_down_filter::PushDownFilter,
+        simplify_expressions::SimplifyExpressions,
+    },
+    sql::{
+        parser::Statement as DFStatement,
+        planner::{ParserOptions, SqlToRel},
+        resolve::resolve_table_references,
+        sqlparser::ast::{self, Visit, Visitor},
+    },
+};
+
+use crate::{
+    Position, Query, SqlError,
+    context::{Context, resolve},
+    error::{nearest, sqlstate},
+    lower, tumble,
+};
+
+/// The plan of a materialised view.
+pub fn plan_view(query: &Query, catalog: &Catalog) -> Result<Plan, SqlError> {
+    let mut ast = query.ast.clone();
+    name_columns(&mut ast, &query.columns)?;
+    lower::lower(&logical(*ast, catalog)?)
+}
+
+/// The objects of the catalog that a query reads, each once. Tables of PostgreSQL's own schemas
+/// (`pg_catalog`, `information_schema`) are not among them.
+pub fn query_objects(query: &Query, catalog: &Catalog) -> Result<Vec<Arc<Object>>, SqlError> {
+    let statement = ast::Statement::Query(query.ast.clone());
+    let mut windowed = Windowed::default();
+    let _ = statement.visit(&mut windowed);
+    let (mut references, ctes) =
+        resolve_table_references(&DFStatement::Statement(Box::new(statement)), true)
+            .map_err(|error| from_datafusion(&error))?;
+    references.retain(|reference| !windowed.functions.contains(&reference.table().to_owned()));
+    let windowed = windowed.inputs.into_iter().filter(|input| !ctes.contains(input));
+    let mut objects: Vec<Arc<Object>> = Vec::new();
+    for reference in references.into_iter().chain(windowed) {
+        let is_system = match reference.schema() {
+            Some(schema) => matches!(schema, "pg_catalog" | "information_schema"),
+            None => reference.table().starts_with("pg_") && catalog.find(reference.table()).is_none(),
+        };
+        if is_system {
+            continue;
+        }
+        let object = resolve(catalog, &reference)?;
+        if !objects.iter().any(|known| known.id == object.id) {
+            objects.push(object);
+        }
+    }
+    Ok(objects)
+}
+
+/// The tables that windowing table functions read by name.
+#[derive(Default)]
+struct Windowed {
+    inputs: Vec<TableReference>,
+    functions: Vec<String>,
+}
+
+impl Visitor for Windowed {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &ast::TableFactor) -> ControlFlow<()> {
+        let arguments = match factor {
+            ast::TableFactor::TableFunction { expr: ast::Expr::Function(call), .. } => {
+                match &call.args {
+                    ast::FunctionArguments::List(list) => &list.args,
+                    _ => return ControlFlow::Continue(()),
+                }
+            }
+            ast::TableFactor::Table { name, args: Some(args), .. } => {
+                self.functions.push(name.to_string().to_lowercase());
+                &args.args
+            }
+            _ => return ControlFlow::Continue(()),
+        };
+        let input = tumble::named_input(arguments).and_then(|name| {
+            datafusion::sql::planner::object_name_to_table_reference(name, true).ok()
+        });
+        self.inputs.extend(input);
+        ControlFlow::Continue(())
+    }
+}
+
+/// The optimised logical plan of a query.
+fn logical(query: ast::Query, catalog: &Catalog) -> Result<LogicalPlan, SqlError> {
+    let context = Context::new(catalog);
+    let options = ParserOptions::new()
+        .with_map_string_types_to_utf8view(false)
+        .with_collect_spans(true);
+    let planned = SqlToRel::new_with_options(&context, options)
+        .sql_statement_to_plan(ast::Statement::Query(Box::new(query)))
+        .map_err(|error| from_datafusion(&error))?;
+    lower::check(&planned)?;
+    let analyzed = Analyzer::new()
+        .execute_and_check(planned, &ConfigOptions::default(), |_, _| {})
+        .map_err(|error| from_datafusion(&error))?;
+    // now() stays: it is the epoch's, not the planning's.
+    let config = OptimizerContext::new().without_query_execution_start_time();
+    let rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
+        Arc::new(SimplifyExpressions::new()),
+        Arc::new(ExtractEquijoinPredicate::new()),
+        Arc::new(EliminateCrossJoin::new()),
+        Arc::new(PushDownFilter::new()),
+        Arc::new(OptimizeProjections::new()),
+    ];
+    Optimizer::with_rules(rules)
+        .optimize(analyzed, &config, |_, _| {})
+        .map_err(|error| from_datafusion(&error))
+}
+
+/// Gives each output column its name, as PostgreSQL names it: that of the column or function.
+/// What has no such name has to be given one.
+fn name_columns(query: &mut ast::Query, names: &[ast::Ident]) -> Result<(), SqlError> {
+    let Some(select) = first_select(&mut query.body) else { return Ok(()) };
+    for (at, item) in select.projection.iter_mut().enumerate() {
+        let ast::SelectItem::UnnamedExpr(expr) = item else { continue };
+        if matches!(expr, ast::Expr::Identifier(_) | ast::Expr::CompoundIdentifier(_)) {
+            continue;
+        }
+        let name = natural_name(expr).or_else(|| names.get(at).cloned());
+        let Some(alias) = name else {
+            let position = crate::parser::position(ast::Spanned::span(expr).start);
+            return Err(SqlError::invalid(
+                sqlstate::INVALID_TABLE,
+                format!("the column {} ({expr}) has no name", at + 1),
+            )
+            .with_hint(format!("write {expr} AS name"))
+            .at(position));
+        };
+        *item = ast::SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+    }
+    if !names.is_empty() {
+        rename(query, names)?;
+    }
+    Ok(())
+}
+
+/// `CREATE MATERIALIZED VIEW v (a, b) AS …`: the query with other names.
+fn rename(query: &mut ast::Query, names: &[ast::Ident]) -> Result<(), SqlError> {
+    let select = first_select(&mut query.body);
+    let wildcard = |item: &ast::SelectItem| {
+        matches!(item, ast::SelectItem::Wildcard(_) | ast::SelectItem::QualifiedWildcard(..))
+    };
+    let Some(select) = select.filter(|s| !s.projection.iter().any(wildcard)) else {
+        return Err(SqlError::unsupported("names of columns do not go with *")
+            .with_hint("name the columns in the SELECT"));
+    };
+    if select.projection.len() != names.len() {
+        return Err(SqlError::invalid(
+            sqlstate::INVALID_TABLE,
+            format!("{} names for {} columns", names.len(), select.projection.len()),
+        ));
+    }
+    for (item, alias) in select.projection.iter_mut().zip(names) {
+        let (ast::SelectItem::UnnamedExpr(expr) | ast::SelectItem::ExprWithAlias { expr, .. }) = item
+        else {
+            continue;
+        };
+        *item = ast::SelectItem::ExprWithAlias { expr: expr.clone(), alias: alias.clone() };
+    }
+    Ok(())
+}
+
+fn first_select(body: &mut ast::SetExpr) -> Option<&mut ast::Select> {
+    match body {
+        ast::SetExpr::Select(select) => Some(select),
+        ast::SetExpr::Query(query) => first_select(&mut query.body),
+        ast::SetExpr::SetOperation { left, .. } => first_select(left),
+        _ => None,
+    }
+}
+
+fn natural_name(expr: &ast::Expr) -> Option<ast::Ident> {
+    let name = match expr {
+        ast::Expr::Identifier(ident) => return Some(ident.clone()),
+        ast::Expr::CompoundIdentifier(idents) => return idents.last().cloned(),
+        ast::Expr::Nested(expr) | ast::Expr::Cast { expr, .. } => return natural_name(expr),
+        ast::Expr::Function(call) => call.name.0.last()?.as_ident()?.value.to_lowercase(),
+        ast::Expr::Case { .. } => "case".to_owned(),
+        ast::Expr::Extract { .. } => "extract".to_owned(),
+        ast::Expr::Ceil { .. } => "ceil".to_owned(),
+        ast::Expr::Floor { .. } => "floor".to_owned(),
+        ast::Expr::Substring { .. } => "substring".to_owned(),
+        ast::Expr::Trim { .. } => "btrim".to_owned(),
+        ast::Expr::Position { .. } => "position".to_owned(),
+        _ => return None,
+    };
+    Some(ast::Ident::new(name))
+}
+
+/// An error of DataFusion as ours.
+pub(crate) fn from_datafusion(error: &DataFusionError) -> SqlError {
+    let place = |span: Option<datafusion::common::Span>| {
+        span.map(|span| Position { line: span.start.line, column: span.start.column })
+    };
+    match error {
+        DataFusionError::External(inner) => match inner.downcast_ref::<SqlError>() {
+            Some(error) => error.clone(),
+            None => SqlError::internal(inner.to_string()),
+        },
+        DataFusionError::Diagnostic(diagnostic, inner) => {
+            from_datafusion(inner).at(place(diagnostic.span))
+        }
+        DataFusionError::Context(_, inner) => from_datafusion(inner),
+        DataFusionError::Shared(inner) => from_datafusion(inner),
+        DataFusionError::Collection(errors) => match errors.first() {
+            Some(first) => from_datafusion(first),
+            None => SqlError::internal(error.to_string()),
+        },
+        DataFusionError::SchemaError(schema, _) => from_schema(schema),
+        DataFusionError::SQL(parser, _) => SqlError::invalid(sqlstate::SYNTAX, parser.to_string()),
+        DataFusionError::NotImplemented(message) => SqlError::unsupported(sentence(message)),
+        DataFusionError::Plan(message) => from_plan(message),
+        DataFusionError::Execution(message) => {
+            SqlError::invalid(sqlstate::INVALID_PARAMETER, sentence(message))
+        }
+        DataFusionError::ArrowError(arrow, _) => {
+            SqlError::invalid(sqlstate::INVALID_PARAMETER, sentence(&arrow.to_string()))
+        }
+        other => SqlError::internal(sentence(&other.to_string())),
+    }
+}
+
+fn from_schema(error: &SchemaError) -> SqlError {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let error = SqlError::invalid(
+                sqlstate::UNDEFINED_COLUMN,
+                format!("there is no column \"{}\"", field.flat_name().replace('"', "")),
+            );
+            let known = || valid_fields.iter().map(|field| field.name.as_str());
+            match nearest(&field.name, known()) {
+                Some(near) => error.with_hint(format!("did you mean \"{near}\"?")),
+                None if valid_fields.is_empty() => error,
+                None => {
+                    let mut known: Vec<_> = known().collect();
+                    known.dedup();
+                    error.with_hint(format!("the columns are {}", known.join(", ")))
+                }
+            }
+        }
+        SchemaError::AmbiguousReference { field } => SqlError::invalid(
+            sqlstate::AMBIGUOUS_COLUMN,
+            format!("the column \"{}\" is in several tables", field.name),
+        )
+        .with_hint(format!("write table.{}", field.name)),
+        SchemaError::DuplicateQualifiedField { name, .. }
+        | SchemaError::DuplicateUnqualifiedField { name } => duplicate_column(name),
+    }
+}
+
+/// Two output columns of one name.
+pub(crate) fn duplicate_column(name: &str) -> SqlError {
+    SqlError::invalid(sqlstate::DUPLICATE_COLUMN, format!("there are two columns \"{name}\""))
+        .with_hint("give one of them another name with AS")
+}
+
+/// DataFusion's planning errors are texts.
+fn from_plan(message: &str) -> SqlError {
+    let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
+    let near = rest
+        .strip_prefix("Did you mean '")
+        .and_then(|rest| rest.split_once('\''))
+        .map(|(name, _)| format!("did you mean {name}?"));
+    let code = if first.starts_with("Invalid function") {
+        sqlstate::UNDEFINED_FUNCTION
+    } else if first.contains("must be in the GROUP BY") || first.contains("GROUP BY clause") {
+        sqlstate::GROUPING
+    } else if first.contains("require unique expression names") {
+        sqlstate::DUPLICATE_COLUMN
+    } else if ["coerce", "type", "Type"].iter().any(|word| first.contains(word)) {
+        sqlstate::DATATYPE_MISMATCH
+    } else {
+        sqlstate::SYNTAX
+    };
+    let first = first
+        .strip_prefix("Invalid function ")
+        .map_or_else(|| sentence(first), |rest| format!("there is no function {}", rest.trim_end_matches('.')));
+    let error = SqlError::invalid(code, first);
+    match near {
+        Some(near) => error.with_hint(near),
+        None => error,
+    }
+}
+
+/// One line, without DataFusion's own prefixes.
+fn sentence(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default().trim().trim_end_matches('.');
+    let prefixes = ["Error during planning: ", "This feature is not implemented: "];
+    prefixes.iter().fold(line, |line, prefix| line.strip_prefix(prefix).unwrap_or(line)).to_owned()
+}
