@@ -8,6 +8,7 @@ use std::{
 use afflux_catalog::{Catalog, Object};
 use afflux_plan::Column;
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
+use datafusion::execution::SessionStateDefaults;
 use datafusion::{
     common::{DataFusionError, Result, TableReference, config::ConfigOptions},
     datasource::TableType,
@@ -18,7 +19,6 @@ use datafusion::{
     },
     sql::sqlparser::ast,
 };
-use datafusion::execution::SessionStateDefaults;
 
 use crate::{
     SqlError,

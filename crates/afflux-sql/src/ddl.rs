@@ -82,8 +82,9 @@ fn view(cursor: &mut Cursor<'_>) -> Result<Statement, SqlError> {
         cursor.expect_token(&Token::RParen)?;
     }
     if cursor.peek(&["with"]) {
-        return Err(SqlError::unsupported("a materialized view takes no options yet")
-            .at(cursor.position()));
+        return Err(
+            SqlError::unsupported("a materialized view takes no options yet").at(cursor.position())
+        );
     }
     cursor.expect(&["as"])?;
     let mut query = cursor.query()?;
@@ -322,7 +323,13 @@ fn table(cursor: &mut Cursor<'_>) -> Result<Statement, SqlError> {
     }
     let file = csv_file(&options)?;
     let columns = (!items.columns.is_empty()).then_some(items.columns);
-    Ok(Statement::CreateTable(CreateTable { name, if_not_exists, columns, file, sql: cursor.text() }))
+    Ok(Statement::CreateTable(CreateTable {
+        name,
+        if_not_exists,
+        columns,
+        file,
+        sql: cursor.text(),
+    }))
 }
 
 fn csv_file(options: &Options) -> Result<CsvFile, SqlError> {

@@ -135,10 +135,7 @@ pub(crate) fn replace_columns(expr: &Expr, with: &impl Fn(usize) -> Expr) -> Exp
         }
         Expr::Case { operand, branches, otherwise } => Expr::Case {
             operand: operand.as_deref().map(one),
-            branches: branches
-                .iter()
-                .map(|(when, then)| (*one(when), *one(then)))
-                .collect(),
+            branches: branches.iter().map(|(when, then)| (*one(when), *one(then))).collect(),
             otherwise: otherwise.as_deref().map(one),
         },
         Expr::Call { function, arguments, returns, nullable } => Expr::Call {

@@ -22,7 +22,10 @@ use afflux_plan::{
 use afflux_types::{ObjectId, OperatorId, TableId};
 use arrow::datatypes::{DataType, IntervalUnit};
 use datafusion::{
-    common::{DFSchema, NullEquality, tree_node::{TreeNode, TreeNodeRecursion}},
+    common::{
+        DFSchema, NullEquality,
+        tree_node::{TreeNode, TreeNodeRecursion},
+    },
     logical_expr::{self as df, Distinct, JoinType, LogicalPlan},
 };
 
@@ -411,7 +414,10 @@ impl Lowering {
         roles.resize(columns.len(), Role::Plain);
         if !append_only {
             // What an aggregate emits comes when it changes, not in the order of event time.
-            roles.iter_mut().filter(|role| **role == Role::EventTime).for_each(|r| *r = Role::Plain);
+            roles
+                .iter_mut()
+                .filter(|role| **role == Role::EventTime)
+                .for_each(|r| *r = Role::Plain);
         }
         let state = StateTable { id: TableId(self.tables), layout: AGGREGATE_LAYOUT };
         self.tables += 1;
@@ -475,8 +481,9 @@ impl Lowering {
             column.nullable = inputs.iter().any(|input| input.columns[at].nullable);
         }
         let event_time = |at: usize| inputs.iter().all(|input| input.roles[at] == Role::EventTime);
-        let roles =
-            (0..width).map(|at| if event_time(at) { Role::EventTime } else { Role::Plain }).collect();
+        let roles = (0..width)
+            .map(|at| if event_time(at) { Role::EventTime } else { Role::Plain })
+            .collect();
         let append_only = inputs.iter().all(|input| input.append_only);
         let ids = inputs.iter().map(|input| input.id).collect();
         let id = self.push(OperatorKind::Union, ids, &columns, append_only);
@@ -496,7 +503,9 @@ impl Lowering {
             (JoinType::Right, Some(table), _) => (JoinKind::Left, table, true),
             (JoinType::Inner | JoinType::Left | JoinType::Right, _, _) => {
                 return Err(SqlError::unsupported("a join of two streams is not there yet")
-                    .with_hint("one side of a join has to be a static table; for LEFT JOIN the right one"));
+                    .with_hint(
+                        "one side of a join has to be a static table; for LEFT JOIN the right one",
+                    ));
             }
             (other, _, _) => {
                 return Err(SqlError::unsupported(format!("{other} JOIN is not there yet"))
@@ -584,11 +593,8 @@ impl Lowering {
         let exprs: Vec<_> =
             if flipped { theirs.chain(ours).collect() } else { ours.chain(theirs).collect() };
         let names = columns_of(&join.schema);
-        let relation = if exprs.is_empty() {
-            looked_up
-        } else {
-            self.project(looked_up, exprs, names)?
-        };
+        let relation =
+            if exprs.is_empty() { looked_up } else { self.project(looked_up, exprs, names)? };
         match &join.filter {
             None => Ok(relation),
             Some(filter) if kind == JoinKind::Inner => {
@@ -873,8 +879,10 @@ impl StaticSide {
 }
 
 fn not_a_column(_expr: &Expr) -> SqlError {
-    SqlError::unsupported("a join compares with a column of the static table, not with an expression")
-        .with_hint("write stream.column = table.column, both of one type; cast the stream's side")
+    SqlError::unsupported(
+        "a join compares with a column of the static table, not with an expression",
+    )
+    .with_hint("write stream.column = table.column, both of one type; cast the stream's side")
 }
 
 /// The static table that a plan reads, if it only reads one.
@@ -906,4 +914,3 @@ fn static_side(node: &LogicalPlan) -> Result<Option<StaticSide>, SqlError> {
         _ => Ok(None),
     }
 }
-

@@ -24,13 +24,12 @@ const TOKENS_MAX: usize = 20_000;
 
 /// The statements of a text, which `;` separates.
 pub fn parse(text: &str) -> Result<Vec<Statement>, SqlError> {
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location().map_err(
-        |error| {
+    let tokens =
+        Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location().map_err(|error| {
             SqlError::invalid(sqlstate::SYNTAX, error.message)
                 .at(position(error.location))
                 .with_hint("a quote, a comment or a character is not closed or not known")
-        },
-    )?;
+        })?;
     let lines = Lines::of(text);
     tokens
         .split(|token| token.token == Token::SemiColon)
@@ -245,7 +244,10 @@ impl<'a> Cursor<'a> {
         let from = self.parser.peek_token_ref().span.start;
         let at = self.position();
         let ast = self.with(Parser::parse_query)?;
-        if matches!(ast.body.as_ref(), ast::SetExpr::Insert(_) | ast::SetExpr::Update(_) | ast::SetExpr::Delete(_)) {
+        if matches!(
+            ast.body.as_ref(),
+            ast::SetExpr::Insert(_) | ast::SetExpr::Update(_) | ast::SetExpr::Delete(_)
+        ) {
             return Err(not_a_query().at(at));
         }
         let first = self.tokens.iter().position(|token| token.span.start == from).unwrap_or(0);
@@ -287,8 +289,21 @@ impl<'a> Cursor<'a> {
             return not_a_query().at(self.position());
         }
         let planned = [
-            "alter", "truncate", "grant", "revoke", "comment", "analyze", "vacuum", "prepare",
-            "execute", "declare", "fetch", "subscribe", "use", "call", "refresh",
+            "alter",
+            "truncate",
+            "grant",
+            "revoke",
+            "comment",
+            "analyze",
+            "vacuum",
+            "prepare",
+            "execute",
+            "declare",
+            "fetch",
+            "subscribe",
+            "use",
+            "call",
+            "refresh",
         ];
         if planned.iter().any(|word| self.peek(&[word])) {
             return SqlError::unsupported(format!("there is no {} here", self.next()))
@@ -441,7 +456,13 @@ fn from_parser(error: &ParserError) -> SqlError {
     });
     let text = text.strip_prefix("Expected: ").map_or_else(
         || text.to_owned(),
-        |rest| format!("expected {}", rest.replace("found: EOF", "found the end of the statement").replace("found: ", "found ")),
+        |rest| {
+            format!(
+                "expected {}",
+                rest.replace("found: EOF", "found the end of the statement")
+                    .replace("found: ", "found ")
+            )
+        },
     );
     SqlError::new(ErrorKind::Invalid, sqlstate::SYNTAX, text).at(place.and_then(position))
 }

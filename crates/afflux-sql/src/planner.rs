@@ -51,7 +51,9 @@ pub fn query_objects(query: &Query, catalog: &Catalog) -> Result<Vec<Arc<Object>
     for reference in references.into_iter().chain(windowed) {
         let is_system = match reference.schema() {
             Some(schema) => matches!(schema, "pg_catalog" | "information_schema"),
-            None => reference.table().starts_with("pg_") && catalog.find(reference.table()).is_none(),
+            None => {
+                reference.table().starts_with("pg_") && catalog.find(reference.table()).is_none()
+            }
         };
         if is_system {
             continue;
@@ -99,9 +101,8 @@ impl Visitor for Windowed {
 /// The optimised logical plan of a query.
 fn logical(query: ast::Query, catalog: &Catalog) -> Result<LogicalPlan, SqlError> {
     let context = Context::new(catalog);
-    let options = ParserOptions::new()
-        .with_map_string_types_to_utf8view(false)
-        .with_collect_spans(true);
+    let options =
+        ParserOptions::new().with_map_string_types_to_utf8view(false).with_collect_spans(true);
     let planned = SqlToRel::new_with_options(&context, options)
         .sql_statement_to_plan(ast::Statement::Query(Box::new(query)))
         .map_err(|error| from_datafusion(&error))?;
@@ -167,7 +168,8 @@ fn rename(query: &mut ast::Query, names: &[ast::Ident]) -> Result<(), SqlError> 
         ));
     }
     for (item, alias) in select.projection.iter_mut().zip(names) {
-        let (ast::SelectItem::UnnamedExpr(expr) | ast::SelectItem::ExprWithAlias { expr, .. }) = item
+        let (ast::SelectItem::UnnamedExpr(expr) | ast::SelectItem::ExprWithAlias { expr, .. }) =
+            item
         else {
             continue;
         };
@@ -288,9 +290,10 @@ fn from_plan(message: &str) -> SqlError {
     } else {
         sqlstate::SYNTAX
     };
-    let first = first
-        .strip_prefix("Invalid function ")
-        .map_or_else(|| sentence(first), |rest| format!("there is no function {}", rest.trim_end_matches('.')));
+    let first = first.strip_prefix("Invalid function ").map_or_else(
+        || sentence(first),
+        |rest| format!("there is no function {}", rest.trim_end_matches('.')),
+    );
     let error = SqlError::invalid(code, first);
     match near {
         Some(near) => error.with_hint(near),

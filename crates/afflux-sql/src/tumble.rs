@@ -40,7 +40,8 @@ impl Tumble {
             input.schema().iter().map(|(q, field)| (q.cloned(), Arc::clone(field))).collect();
         let added = WINDOW_COLUMNS.map(|name| Field::new(name, time_type.clone(), false));
         fields.extend(added.map(|field| (None, Arc::new(field))));
-        let schema = DFSchema::new_with_metadata(fields, input.schema().as_ref().metadata().clone())?;
+        let schema =
+            DFSchema::new_with_metadata(fields, input.schema().as_ref().metadata().clone())?;
         Ok(Self { input, time, size_ms, offset_ms, schema: Arc::new(schema) })
     }
 }
@@ -180,7 +181,8 @@ fn tumble(
         }
     }
     let names = input.schema().fields();
-    if let Some(taken) = WINDOW_COLUMNS.iter().find(|name| names.iter().any(|f| f.name() == **name)) {
+    if let Some(taken) = WINDOW_COLUMNS.iter().find(|name| names.iter().any(|f| f.name() == **name))
+    {
         return fail(
             SqlError::unsupported(format!("the table of TUMBLE has a column {taken} already"))
                 .with_hint("rename it in a subquery or a WITH clause"),

@@ -47,11 +47,7 @@ pub(crate) fn column_type(sql: &ast::DataType) -> Result<DataType, SqlError> {
     })
 }
 
-fn custom(
-    name: &str,
-    arguments: &[String],
-    sql: &ast::DataType,
-) -> Result<DataType, SqlError> {
+fn custom(name: &str, arguments: &[String], sql: &ast::DataType) -> Result<DataType, SqlError> {
     let precision = match arguments {
         [] => None,
         [digits] => Some(digits.parse().map_err(|_| unknown(sql))?),
