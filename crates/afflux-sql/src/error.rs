@@ -46,7 +46,6 @@ pub(crate) mod sqlstate {
     pub(crate) const UNDEFINED_FUNCTION: &str = "42883";
     pub(crate) const UNDEFINED_OBJECT: &str = "42704";
     pub(crate) const UNDEFINED_TABLE: &str = "42P01";
-    pub(crate) const WRONG_OBJECT_TYPE: &str = "42809";
 }
 
 impl SqlError {
