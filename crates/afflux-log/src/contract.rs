@@ -72,9 +72,9 @@ impl Ticket {
         (TicketSender(sender), Self(receiver))
     }
 
-    /// Waits on a thread outside the async runtime.
+    /// Waits, blocking this thread, be it an async runtime's or not.
     pub fn wait(self) -> Result<Appended, AppendError> {
-        self.0.blocking_recv().unwrap_or(Err(AppendError::Closed))
+        crate::embedded::block_on(self)
     }
 
     /// The outcome, if it is known by now.

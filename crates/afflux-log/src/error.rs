@@ -180,3 +180,107 @@ impl Classified for TopicError {
         }
     }
 }
+
+/// A log that can not be opened. Nothing was changed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("the data directory {0} is in use by another process")]
+    InUse(PathBuf),
+    /// The directory holds something else.
+    #[error("{path} is not a data directory of this version: {found}")]
+    Version {
+        /// The file that says so.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+    },
+    /// What was durable is not there as it was written.
+    #[error("{path} is damaged at position {position}: {reason}")]
+    Corrupt {
+        /// The journal file.
+        path: PathBuf,
+        /// Where in the journal.
+        position: u64,
+        /// What is wrong, and how that is known.
+        reason: String,
+    },
+    /// There is no room to begin.
+    #[error("the disk of {path} is full: {needed} bytes are needed and {free} are free")]
+    DiskFull {
+        /// The data directory.
+        path: PathBuf,
+        /// Bytes that are needed.
+        needed: u64,
+        /// Bytes that are left.
+        free: u64,
+    },
+    /// Sizes that do not go together.
+    #[error("the log's options do not go together: {0}")]
+    Options(&'static str),
+    /// The disk refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn io(path: &std::path::Path, source: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source: Arc::new(source) }
+    }
+}
+
+impl Classified for OpenError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::InUse(_) | Self::Io { .. } => ErrorKind::Unavailable,
+            Self::Version { .. } => ErrorKind::Unsupported,
+            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::DiskFull { .. } => ErrorKind::Full,
+            Self::Options(_) => ErrorKind::Invalid,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::InUse(_) => "stop the other process, or name another directory".to_owned(),
+            Self::Version { .. } => {
+                "open it with the version of Afflux that wrote it, or name another directory"
+                    .to_owned()
+            }
+            Self::Corrupt { path, .. } => format!(
+                "copy the data directory first; then restore {} from a backup, or check the disk \
+                 for errors. Nothing was changed and nothing behind the damage was dropped",
+                path.display()
+            ),
+            Self::DiskFull { .. } => "free some space, or name a directory elsewhere".to_owned(),
+            Self::Options(_) | Self::Io { .. } => return None,
+        })
+    }
+}
+
+/// Records that can not be dropped.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrimError {
+    /// There is no such partition, or the offset is not in it.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The change could not be written.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+impl Classified for TrimError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Read(error) => error.kind(),
+            Self::Append(error) => error.kind(),
+        }
+    }
+}

@@ -1,11 +1,41 @@
 //! The log: the only truth.
 //!
 //! [`Log`] is the engine's door to it, [`EmbeddedLog`] the journal of this node behind that door.
+//! Nothing here knows what records say, which clients send them or what views are made of them.
+//!
+//! | module | does |
+//! |---|---|
+//! | `contract`, `error` | what the engine, the listeners and the log agree on |
+//! | `embedded` | joins the parts below: the calls and the two threads |
+//! | `open` | a data directory: lock, format, recovery |
+//! | `group` | groups into bytes, before any lock |
+//! | `sequencer` | gives groups their place and their offsets; pure, no I/O |
+//! | `producers` | idempotent producers; pure |
+//! | `meta` | topics and the like, a fold of records; pure |
+//! | `index`, `hot` | where batches lie; pure |
+//! | `reader` | batches from memory or disk |
+//! | `keeper` | next file, index files, dead files |
+//! | `journal` | the files and their bytes |
 
 mod contract;
+mod embedded;
 pub mod error;
+mod group;
+mod hot;
+mod index;
+mod journal;
+mod keeper;
+mod meta;
+mod open;
+mod options;
+mod producers;
+mod reader;
+mod sequencer;
 
 pub use contract::{
     Appended, Batches, Bounds, Entry, EpochCommit, Group, Isolation, Log, Ticket, TicketSender,
     TopicSpec,
 };
+pub use embedded::EmbeddedLog;
+pub use meta::Topic;
+pub use options::LogOptions;

@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod changelog;
 pub mod compression;
+pub mod frame;
 mod murmur2;
 
 pub use batch::{BatchError, Header, Record, RecordHeader, records};

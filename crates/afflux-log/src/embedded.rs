@@ -1,0 +1,675 @@
+//! The embedded log: the journal of this node behind the [`Log`] door.
+//!
+//! This module joins the parts: it opens a directory, runs the two threads and answers calls.
+//! What is decided is decided in `sequencer`, `meta`, `producers` and `journal::recovery`.
+//!
+//! Threads:
+//! * the writer takes what waits, writes it, syncs it, publishes it (`write_step`);
+//! * the keeper makes the next file ready, writes indexes of sealed files and gives dead files
+//!   back (`keep_step`, in `keeper`).
+//!
+//! A log opened with [`EmbeddedLog::open_stepped`] has no threads: whoever holds it calls
+//! [`EmbeddedLog::step`], and blocking calls step by themselves. So a test decides what happens
+//! when.
+
+use std::{
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::{Arc, atomic::AtomicBool},
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, JoinHandle, Thread},
+};
+
+use afflux_env::{Env, Lock};
+use afflux_types::{
+    JournalPosition, LeaderEpoch, Offset, ProducerId, Tick, Timestamp, TopicId, TopicName,
+    TopicPartition,
+};
+use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::watch;
+
+use crate::{
+    contract::{Appended, Batches, Bounds, EpochCommit, Group, Isolation, Log, Ticket, TopicSpec},
+    error::{AppendError, OpenError, ReadError, TopicError, TrimError},
+    group,
+    index::{Place, end_in},
+    meta::{Change, Meta, Topic},
+    options::LogOptions,
+    reader::{self, Sections},
+    sequencer::{Outcomes, Sequencer},
+};
+
+/// Producer ids are taken from the journal in blocks of this size.
+const PRODUCER_IDS_BLOCK: i64 = 1000;
+
+/// The journal of this node. Its last handle's drop shuts it down.
+pub struct EmbeddedLog {
+    pub(crate) shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the threads and the callers share.
+pub(crate) struct Shared {
+    pub(crate) env: Env,
+    /// The journal's directory.
+    pub(crate) dir: PathBuf,
+    pub(crate) journal: u128,
+    pub(crate) options: LogOptions,
+    pub(crate) meta: RwLock<Meta>,
+    /// Held while metadata changes, so that one change is durable before the next is decided.
+    /// Holds the producer ids that may be handed out: the next, and the end of the block.
+    pub(crate) changes: Mutex<(i64, i64)>,
+    pub(crate) state: Mutex<Sequencer>,
+    /// Wakes the writer.
+    pub(crate) work: Condvar,
+    /// Wakes the keeper.
+    pub(crate) chores: Condvar,
+    /// Something died since the keeper last looked.
+    pub(crate) dead: AtomicBool,
+    pub(crate) keeper: Mutex<crate::keeper::Keeper>,
+    pub(crate) appended: watch::Sender<JournalPosition>,
+    pub(crate) durable: watch::Sender<JournalPosition>,
+    pub(crate) sections: Sections,
+    pub(crate) stepped: bool,
+    /// The data directory's lock, given up on shutdown.
+    pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+impl EmbeddedLog {
+    /// Opens the log in a data directory, made if absent, and starts its threads.
+    pub fn open(env: &Env, dir: &Path, options: LogOptions) -> Result<Self, OpenError> {
+        let log = Self::open_stepped_as(env, dir, options, false)?;
+        let spawn = |name: &str, run: fn(&Shared)| {
+            let shared = log.shared.clone();
+            let thread = thread::Builder::new().name(name.to_owned());
+            thread.spawn(move || run(&shared)).map_err(|error| OpenError::io(dir, error))
+        };
+        let threads = vec![
+            spawn("journal-writer", Shared::run_writer)?,
+            spawn("journal-keeper", Shared::run_keeper)?,
+        ];
+        *log.threads.lock() = threads;
+        Ok(log)
+    }
+
+    /// Opens the log without threads: see the module.
+    pub fn open_stepped(env: &Env, dir: &Path, options: LogOptions) -> Result<Self, OpenError> {
+        Self::open_stepped_as(env, dir, options, true)
+    }
+
+    fn open_stepped_as(
+        env: &Env,
+        dir: &Path,
+        options: LogOptions,
+        stepped: bool,
+    ) -> Result<Self, OpenError> {
+        let shared = crate::open::open(env, dir, options, stepped)?;
+        Ok(Self { shared: Arc::new(shared), threads: Mutex::new(Vec::new()) })
+    }
+
+    /// Does what the threads would do next. Whether there was anything to do.
+    pub fn step(&self) -> bool {
+        let kept = self.shared.keep_step();
+        self.shared.write_step() || kept
+    }
+
+    /// Takes a group. Never blocks; the ticket resolves once the group is durable.
+    pub fn append(&self, group: &Group) -> Ticket {
+        let (sender, ticket) = Ticket::new();
+        let shared = &*self.shared;
+        let time = shared.env.clock.now();
+        let prepared = group::prepare(&shared.meta.read(), &shared.options, group, time);
+        match prepared {
+            Ok(prepared) => shared.submit(prepared, sender),
+            Err(error) => sender.resolve(Err(error)),
+        }
+        ticket
+    }
+
+    /// Resolves once the groups on their way to the disk take less memory than the limit.
+    /// Whoever appends for others waits for this before it reads more from them.
+    pub async fn ready(&self) {
+        let mut durable = self.shared.durable.subscribe();
+        loop {
+            durable.borrow_and_update();
+            let state = self.shared.state.lock();
+            let below = state.in_flight_bytes() < self.shared.options.in_flight_bytes_max;
+            if below || state.is_failed() || state.closed {
+                return;
+            }
+            drop(state);
+            if durable.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Makes a topic. Blocks for one sync.
+    pub fn create_topic(&self, spec: &TopicSpec) -> Result<Arc<Topic>, TopicError> {
+        let partitions_max = self.shared.options.partitions_max;
+        if !(1..=partitions_max).contains(&spec.partitions) {
+            return Err(TopicError::Partitions { partitions: spec.partitions, partitions_max });
+        }
+        let _changes = self.shared.changes.lock();
+        let first_stream = {
+            let meta = self.shared.meta.read();
+            if meta.topic(&spec.name).is_some() {
+                return Err(TopicError::Exists(spec.name.clone()));
+            }
+            meta.streams_next()
+        };
+        let random = &self.shared.env.random;
+        let bits = (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64());
+        let topic = Topic {
+            id: TopicId(uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid()),
+            name: spec.name.clone(),
+            partitions: spec.partitions,
+            created: self.shared.env.clock.now(),
+            first_stream,
+        };
+        self.shared.change(&Change::Create(topic.clone()))?;
+        let mut state = self.shared.state.lock();
+        for stream in topic.streams() {
+            state.streams.entry(stream).or_default();
+        }
+        drop(state);
+        let mut meta = self.shared.meta.write();
+        meta.apply(Change::Create(topic));
+        meta.topic(&spec.name).cloned().ok_or_else(|| TopicError::Unknown(spec.name.clone()))
+    }
+
+    /// Removes a topic and all its records. Blocks for one sync.
+    pub fn delete_topic(&self, name: &TopicName) -> Result<(), TopicError> {
+        let _changes = self.shared.changes.lock();
+        let topic = self.topic(name).ok_or_else(|| TopicError::Unknown(name.clone()))?;
+        self.shared.change(&Change::Remove(topic.id))?;
+        self.shared.meta.write().apply(Change::Remove(topic.id));
+        let mut state = self.shared.state.lock();
+        for stream in topic.streams() {
+            state.streams.remove(&stream);
+        }
+        drop(state);
+        self.shared.look_for_dead_files();
+        Ok(())
+    }
+
+    /// Drops a partition's records below an offset, at most its durable end; where it begins
+    /// now. Blocks for one sync.
+    pub fn trim(&self, partition: &TopicPartition, before: Offset) -> Result<Offset, TrimError> {
+        let _changes = self.shared.changes.lock();
+        let stream = self.stream(partition)?;
+        let bounds = self.bounds(partition)?;
+        if before > bounds.durable {
+            let (start, end) = (bounds.start, bounds.durable);
+            let partition = partition.clone();
+            return Err(
+                ReadError::OffsetOutOfRange { partition, offset: before, start, end }.into()
+            );
+        }
+        if before <= bounds.start {
+            return Ok(bounds.start);
+        }
+        self.shared.change(&Change::Trim(stream, before))?;
+        self.shared.meta.write().apply(Change::Trim(stream, before));
+        if let Some(stream) = self.shared.state.lock().streams.get_mut(&stream) {
+            stream.start = before.0;
+        }
+        self.shared.look_for_dead_files();
+        Ok(before)
+    }
+
+    /// A topic by its name.
+    pub fn topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
+        self.shared.meta.read().topic(name).cloned()
+    }
+
+    /// All topics, Afflux's own too, in the order of their creation.
+    pub fn topics(&self) -> Vec<Arc<Topic>> {
+        self.shared.meta.read().topics().to_vec()
+    }
+
+    /// A topic by its id.
+    pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
+        self.shared.meta.read().topics().iter().find(|topic| topic.id == id).cloned()
+    }
+
+    /// A producer id that was never handed out before, nor will be again. Blocks for one sync
+    /// now and then.
+    pub fn next_producer_id(&self) -> Result<ProducerId, AppendError> {
+        let mut ids = self.shared.changes.lock();
+        if ids.0 == ids.1 {
+            let end = ids.1 + PRODUCER_IDS_BLOCK;
+            self.shared.change(&Change::ProducerIds(end))?;
+            self.shared.meta.write().apply(Change::ProducerIds(end));
+            ids.1 = end;
+        }
+        ids.0 += 1;
+        Ok(ProducerId(ids.0 - 1))
+    }
+
+    /// Batches of a partition from an offset on: at most `bytes_max` of them, but at least one
+    /// if there is any. Never waits.
+    pub fn fetch(
+        &self,
+        partition: &TopicPartition,
+        from: Offset,
+        bytes_max: usize,
+        isolation: Isolation,
+    ) -> Result<Batches, ReadError> {
+        self.read(partition, from, Offset(i64::MAX), bytes_max, isolation)
+    }
+
+    /// The first durable record with a timestamp at or after `time`: its offset and timestamp.
+    pub fn offset_at(
+        &self,
+        partition: &TopicPartition,
+        time: Timestamp,
+    ) -> Result<Option<(Offset, Timestamp)>, ReadError> {
+        let mut from = self.bounds(partition)?.start;
+        while let Some(candidate) =
+            self.shared.late_batch(partition, self.stream(partition)?, from, time)?
+        {
+            let batches = self.fetch(partition, Offset(candidate), 1, Isolation::Uncommitted)?;
+            let Some(batch) = batches.batches.first() else { return Ok(None) };
+            for record in afflux_record::records(batch) {
+                let record = record.map_err(|error| ReadError::Corrupt {
+                    partition: partition.clone(),
+                    offset: Offset(candidate),
+                    reason: error.to_string(),
+                })?;
+                if record.timestamp >= time && record.offset >= from {
+                    return Ok(Some((record.offset, record.timestamp)));
+                }
+            }
+            from = batches.next;
+        }
+        Ok(None)
+    }
+
+    /// Takes nothing more, waits for what is under way, and ends the threads. What is shut down
+    /// stays readable. A second call does nothing.
+    pub fn shutdown(&self) {
+        self.shared.close();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            // A thread that panicked has said so already.
+            let _ = thread.join();
+        }
+        if self.shared.lock.lock().take().is_some() {
+            self.shared.last_words();
+        }
+    }
+
+    fn stream(&self, partition: &TopicPartition) -> Result<u32, ReadError> {
+        self.shared.stream(partition)
+    }
+}
+
+impl Drop for EmbeddedLog {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+impl Shared {
+    pub(crate) fn stream(&self, partition: &TopicPartition) -> Result<u32, ReadError> {
+        self.meta
+            .read()
+            .topic(&partition.topic)
+            .and_then(|topic| topic.stream(partition.partition.0))
+            .ok_or_else(|| ReadError::UnknownPartition(partition.clone()))
+    }
+
+    fn submit(&self, prepared: group::Prepared, sender: crate::contract::TicketSender) {
+        let mut outcomes = Outcomes::new();
+        let mut state = self.state.lock();
+        state.submit(prepared, sender, &mut outcomes);
+        let appended = state.groups_end;
+        let has_work = state.has_work();
+        let wants_file = state.next.is_none();
+        drop(state);
+        self.show_appended(appended);
+        if has_work {
+            self.work.notify_one();
+        }
+        if wants_file {
+            self.chores.notify_one();
+        }
+        resolve(outcomes);
+    }
+
+    fn show_appended(&self, end: u64) {
+        self.appended.send_if_modified(|shown| {
+            let moved = shown.0 < end;
+            shown.0 = shown.0.max(end);
+            moved
+        });
+    }
+
+    /// Appends a change of metadata and waits until it is durable. The caller holds `changes`.
+    pub(crate) fn change(&self, change: &Change) -> Result<Appended, AppendError> {
+        let (sender, ticket) = Ticket::new();
+        let time = self.env.clock.now();
+        self.submit(crate::open::meta_group(&self.options, change, time)?, sender);
+        self.settle(ticket)
+    }
+
+    /// Waits for a ticket, on any thread; steps if there are no threads to do so.
+    fn settle(&self, mut ticket: Ticket) -> Result<Appended, AppendError> {
+        if !self.stepped {
+            return block_on(ticket);
+        }
+        loop {
+            if let Some(outcome) = ticket.poll_now() {
+                return outcome;
+            }
+            self.prepare_step();
+            self.write_step();
+        }
+    }
+
+    /// Writes, syncs and publishes what waits. Whether there was anything.
+    pub(crate) fn write_step(&self) -> bool {
+        let mut outcomes = Outcomes::new();
+        let mut state = self.state.lock();
+        if state.is_failed() || !state.has_work() {
+            return false;
+        }
+        state.admit(&mut outcomes);
+        let batch = state.take();
+        let appended = state.groups_end;
+        let wants_file = state.next.is_none();
+        drop(state);
+        if wants_file {
+            self.chores.notify_one();
+        }
+        self.show_appended(appended);
+        resolve(std::mem::take(&mut outcomes));
+        let Some(batch) = batch else { return true };
+        let written = batch.commit();
+        let mut state = self.state.lock();
+        match written {
+            Ok(()) => state.publish(&mut outcomes),
+            Err(error) => {
+                tracing::error!(%error, path = %batch.file.path.display(), "the journal failed");
+                state.fail(&Arc::new(error), &mut outcomes);
+            }
+        }
+        let durable = state.durable();
+        let sealed = !state.sealed.is_empty();
+        drop(state);
+        self.durable.send_replace(JournalPosition(durable));
+        if sealed {
+            self.chores.notify_one();
+        }
+        resolve(outcomes);
+        true
+    }
+
+    fn run_writer(&self) {
+        loop {
+            if self.write_step() {
+                continue;
+            }
+            let mut state = self.state.lock();
+            if state.is_failed() || (state.closed && !state.is_busy()) {
+                // The keeper waits for the writer's end.
+                self.chores.notify_one();
+                return;
+            }
+            if !state.has_work() {
+                self.work.wait(&mut state);
+            }
+        }
+    }
+
+    fn close(&self) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        state.close();
+        drop(state);
+        self.work.notify_one();
+        self.chores.notify_one();
+        while self.stepped && self.write_step() {}
+        // Those who wait for room or for durable groups look again, and see the end.
+        self.durable.send_modify(|_| {});
+        self.appended.send_modify(|_| {});
+    }
+
+    /// Writes that everything is durable, so that later damage can be told from a torn tail.
+    fn last_words(&self) {
+        let mut state = self.state.lock();
+        if state.is_failed() || state.is_busy() {
+            return;
+        }
+        state.last_words();
+        let batch = state.take();
+        drop(state);
+        let mut outcomes = Outcomes::new();
+        match batch.map(|batch| batch.commit()) {
+            Some(Ok(())) => self.state.lock().publish(&mut outcomes),
+            Some(Err(error)) => tracing::warn!(%error, "the journal's last frame was not written"),
+            None => {}
+        }
+    }
+
+    /// The base offset of the first durable batch from an offset on that has a record at or
+    /// after a time.
+    fn late_batch(
+        &self,
+        partition: &TopicPartition,
+        stream: u32,
+        from: Offset,
+        time: Timestamp,
+    ) -> Result<Option<i64>, ReadError> {
+        let runs: Vec<_> = {
+            let state = self.state.lock();
+            let Some(stream) = state.streams.get(&stream) else { return Ok(None) };
+            let runs = stream.runs.iter();
+            runs.filter(|run| run.end > from.0 && run.max_timestamp >= time.0).cloned().collect()
+        };
+        for run in runs {
+            let section = self.sections.get(&*self.env.disk, partition, &run)?;
+            let mut entries = section.entries.iter();
+            if let Some(entry) =
+                entries.find(|entry| entry.next() > from.0 && entry.max_timestamp >= time.0)
+            {
+                return Ok(Some(entry.base));
+            }
+        }
+        let state = self.state.lock();
+        let Some(stream) = state.streams.get(&stream) else { return Ok(None) };
+        let found = stream
+            .live
+            .iter()
+            .take_while(|entry| entry.next() <= stream.durable)
+            .find(|entry| entry.next() > from.0 && entry.max_timestamp >= time.0);
+        Ok(found.map(|entry| entry.base))
+    }
+}
+
+/// Resolves tickets, after the lock is let go.
+pub(crate) fn resolve(outcomes: Outcomes) {
+    for (ticket, outcome) in outcomes {
+        ticket.resolve(outcome);
+    }
+}
+
+/// Wakes a parked thread.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits for a ticket on this thread, whether or not it belongs to an async runtime: what it
+/// waits for happens on the journal's own threads.
+pub(crate) fn block_on(ticket: Ticket) -> Result<Appended, AppendError> {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut cx = Context::from_waker(&waker);
+    let mut ticket = pin!(ticket);
+    loop {
+        match ticket.as_mut().poll(&mut cx) {
+            Poll::Ready(outcome) => return outcome,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+fn bounds_of(stream: &crate::index::Stream) -> Bounds {
+    Bounds {
+        start: Offset(stream.start),
+        stable: Offset(stream.durable),
+        durable: Offset(stream.durable),
+        end: Offset(stream.end),
+    }
+}
+
+impl Log for EmbeddedLog {
+    fn partition_count(&self, topic: &TopicName) -> Option<i32> {
+        self.shared.meta.read().topic(topic).map(|topic| topic.partitions)
+    }
+
+    fn ensure_topic(&self, spec: &TopicSpec) -> Result<(), TopicError> {
+        match self.create_topic(spec) {
+            Ok(_) | Err(TopicError::Exists(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(
+        &self,
+        partition: &TopicPartition,
+        from: Offset,
+        to: Offset,
+        bytes_max: usize,
+        isolation: Isolation,
+    ) -> Result<Batches, ReadError> {
+        let number = self.stream(partition)?;
+        let mut section = None;
+        loop {
+            let state = self.shared.state.lock();
+            let stream = state
+                .streams
+                .get(&number)
+                .ok_or_else(|| ReadError::UnknownPartition(partition.clone()))?;
+            let bounds = bounds_of(stream);
+            if from < bounds.start || from > bounds.end {
+                let (start, end) = (bounds.start, bounds.end);
+                let partition = partition.clone();
+                return Err(ReadError::OffsetOutOfRange { partition, offset: from, start, end });
+            }
+            let limit = match isolation {
+                Isolation::Appended => bounds.end,
+                Isolation::Uncommitted => bounds.durable,
+                Isolation::Committed => bounds.stable,
+            };
+            let limit = limit.min(to).0;
+            let mut wanted = Vec::new();
+            let mut next = from.0;
+            let mut bytes = 0_usize;
+            let mut take = |entry: &crate::index::IndexEntry, section: Option<&_>| {
+                bytes += entry.bytes as usize;
+                if entry.base >= limit || (bytes > bytes_max && !wanted.is_empty()) {
+                    return false;
+                }
+                let Some(found) = reader::want(&state, entry, section) else { return false };
+                wanted.push(found);
+                next = entry.next();
+                true
+            };
+            if from.0 < limit {
+                match stream.place(from.0) {
+                    Place::Live(first) => {
+                        for entry in stream.live.range(first..) {
+                            if !take(entry, None) {
+                                break;
+                            }
+                        }
+                    }
+                    Place::Run(run) => {
+                        let known = section.take().filter(|(base, _)| *base == run.index.base);
+                        let Some((_, entries)) = known else {
+                            drop(state);
+                            let disk = &*self.shared.env.disk;
+                            let read = self.shared.sections.get(disk, partition, &run)?;
+                            section = Some((run.index.base, read));
+                            continue;
+                        };
+                        let entries: &crate::journal::Section = &entries;
+                        let first = entries.entries.partition_point(|e| e.next() <= from.0);
+                        for entry in &entries.entries[first..] {
+                            if !take(entry, Some(entries)) {
+                                break;
+                            }
+                        }
+                    }
+                }
+            }
+            drop(state);
+            let batches = reader::fetch(partition, wanted)?;
+            return Ok(Batches { batches, next: Offset(next), bounds });
+        }
+    }
+
+    fn bounds(&self, partition: &TopicPartition) -> Result<Bounds, ReadError> {
+        let number = self.stream(partition)?;
+        let state = self.shared.state.lock();
+        let stream = state.streams.get(&number);
+        stream.map(bounds_of).ok_or_else(|| ReadError::UnknownPartition(partition.clone()))
+    }
+
+    fn next_tick(&self, after: Tick, bytes_max: u64) -> Tick {
+        let state = self.shared.state.lock();
+        let end = state.groups_end;
+        if end <= after.0 || end - after.0 <= bytes_max {
+            return Tick(end.max(after.0));
+        }
+        Tick(state.boundary_at(after.0 + bytes_max).min(end))
+    }
+
+    fn ends(&self, tick: Tick, partitions: &[TopicPartition]) -> Result<Vec<Offset>, ReadError> {
+        let mut ends = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let number = self.stream(partition)?;
+            let state = self.shared.state.lock();
+            let stream = state
+                .streams
+                .get(&number)
+                .ok_or_else(|| ReadError::UnknownPartition(partition.clone()))?;
+            let end = match stream.end_at(tick.0) {
+                Ok(end) => end,
+                Err(run) => {
+                    drop(state);
+                    let section =
+                        self.shared.sections.get(&*self.shared.env.disk, partition, &run)?;
+                    end_in(&section.entries, tick.0).unwrap_or(run.base)
+                }
+            };
+            ends.push(Offset(end));
+        }
+        Ok(ends)
+    }
+
+    fn submit(&self, commit: EpochCommit) -> Ticket {
+        let mut entries = vec![commit.changelog];
+        entries.extend(commit.outputs);
+        self.append(&Group { entries })
+    }
+
+    fn appended(&self) -> watch::Receiver<JournalPosition> {
+        self.shared.appended.subscribe()
+    }
+
+    fn durable(&self) -> watch::Receiver<JournalPosition> {
+        self.shared.durable.subscribe()
+    }
+
+    fn leader_epoch(&self) -> LeaderEpoch {
+        self.shared.state.lock().epoch()
+    }
+}

@@ -1,0 +1,146 @@
+//! From a group as it was handed in to bytes that only lack their offsets.
+//!
+//! Done before the sequencer's lock is taken: batches are parsed and copied here, so that under
+//! the lock only offsets are written. The copy is on purpose: the hot tail keeps these bytes, and
+//! sharing the caller's would keep a whole request alive for one of its batches.
+
+use afflux_record::{
+    Header,
+    frame::{self, BatchMeta, Commit},
+};
+use afflux_types::{Timestamp, TopicPartition};
+use bytes::Bytes;
+
+use crate::{
+    contract::{Entry, Group},
+    error::AppendError,
+    meta::Meta,
+    options::LogOptions,
+};
+
+/// A group that waits for its offsets.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// For error messages.
+    pub(crate) partitions: Vec<TopicPartition>,
+    /// What the index keeps of each batch; base offsets are not yet right.
+    pub(crate) metas: Vec<BatchMeta>,
+    /// The bytes.
+    pub(crate) body: Body,
+    /// When it was handed in.
+    pub(crate) time: Timestamp,
+    /// Whether it changes the log's own metadata, for which some room is kept back.
+    pub(crate) is_meta: bool,
+}
+
+/// A group's bytes.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// A group frame's payload, and where each batch begins in it.
+    Whole(Vec<u8>, Vec<usize>),
+    /// Batches to be staged.
+    Staged(Vec<Bytes>),
+}
+
+impl Prepared {
+    /// Bytes that it holds in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.body {
+            Body::Whole(payload, _) => payload.len(),
+            Body::Staged(batches) => batches.iter().map(Bytes::len).sum(),
+        }
+    }
+
+    /// Leaves only the batches that are to be written.
+    pub(crate) fn retain(&mut self, keep: &[bool]) {
+        let mut each = keep.iter();
+        self.metas.retain(|_| *each.next().unwrap_or(&false));
+        let mut each = keep.iter();
+        self.partitions.retain(|_| *each.next().unwrap_or(&false));
+        if let Body::Whole(payload, starts) = &self.body {
+            let kept: Vec<(usize, usize)> = starts
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| keep[*i])
+                .map(|(i, start)| {
+                    (
+                        *start,
+                        starts
+                            .get(i + 1)
+                            .map_or(payload.len(), |next| next - frame::ENTRY_PREFIX_BYTES),
+                    )
+                })
+                .collect();
+            let mut fresh = Vec::with_capacity(payload.len());
+            frame::put_group(&mut fresh, self.time, kept.len());
+            let starts = self
+                .metas
+                .iter()
+                .zip(kept)
+                .map(|(meta, (from, to))| {
+                    frame::put_entry(&mut fresh, meta.stream, &payload[from..to])
+                })
+                .collect();
+            self.body = Body::Whole(fresh, starts);
+        }
+    }
+}
+
+fn batch_meta(entry: &Entry, stream: u32) -> Result<BatchMeta, AppendError> {
+    let malformed =
+        |reason: String| AppendError::Malformed { partition: entry.partition.clone(), reason };
+    let header = Header::parse(&entry.batch).map_err(|error| malformed(error.to_string()))?;
+    if header.bytes != entry.batch.len() {
+        let behind = entry.batch.len() - header.bytes;
+        return Err(malformed(format!("{behind} bytes follow it")));
+    }
+    Ok(BatchMeta::new(stream, &header))
+}
+
+/// Checks a group and copies it into the shape it is written in.
+pub(crate) fn prepare(
+    meta: &Meta,
+    options: &LogOptions,
+    group: &Group,
+    time: Timestamp,
+) -> Result<Prepared, AppendError> {
+    let mut metas = Vec::with_capacity(group.entries.len());
+    for entry in &group.entries {
+        let stream = meta
+            .topic(&entry.partition.topic)
+            .and_then(|topic| topic.stream(entry.partition.partition.0))
+            .ok_or_else(|| AppendError::UnknownPartition(entry.partition.clone()))?;
+        metas.push(batch_meta(entry, stream)?);
+    }
+    build(options, group, metas, time)
+}
+
+/// The same for batches whose streams are known.
+pub(crate) fn build(
+    options: &LogOptions,
+    group: &Group,
+    metas: Vec<BatchMeta>,
+    time: Timestamp,
+) -> Result<Prepared, AppendError> {
+    let partitions: Vec<_> = group.entries.iter().map(|entry| entry.partition.clone()).collect();
+    let bytes = frame::group_bytes(group.entries.iter().map(|entry| entry.batch.len()));
+    let body = if bytes <= options.whole_group_bytes_max {
+        let mut payload = Vec::with_capacity(bytes);
+        frame::put_group(&mut payload, time, metas.len());
+        let entries = metas.iter().zip(&group.entries);
+        let starts =
+            entries.map(|(m, e)| frame::put_entry(&mut payload, m.stream, &e.batch)).collect();
+        Body::Whole(payload, starts)
+    } else {
+        let chunks = bytes.div_ceil(options.chunk_bytes);
+        let commit = Commit::encoded_bytes(chunks, metas.len());
+        if bytes > options.group_bytes_max || commit > options.whole_group_bytes_max {
+            let largest = group.entries.iter().max_by_key(|entry| entry.batch.len());
+            let partition = largest.unwrap_or(&group.entries[0]).partition.clone();
+            let bytes_max = options.group_bytes_max;
+            return Err(AppendError::TooLarge { partition, bytes, bytes_max });
+        }
+        Body::Staged(group.entries.iter().map(|entry| entry.batch.clone()).collect())
+    };
+    Ok(Prepared { partitions, metas, body, time, is_meta: false })
+}

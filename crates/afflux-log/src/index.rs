@@ -1,0 +1,156 @@
+//! Where the batches of a partition lie: by offset, by time, by journal position.
+//!
+//! 1. Batches in the journal file that is being written, and in files whose index file is not yet
+//!    there, have an [`IndexEntry`] each in memory, in offset order, which is journal order too.
+//! 2. Of a sealed file a partition keeps one [`Run`]: what its batches span. Their entries are
+//!    read from the file's index file when somebody asks (see `journal::index_file`).
+//! 3. `at` says where a batch became part of the partition. For a batch in a group frame that is
+//!    its own place; for one of a staged group that is the commit frame's, and its bytes lie in
+//!    pieces before it. So a cut of the journal at a group boundary cuts each partition between
+//!    the entries with a smaller and a larger `at`.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use afflux_record::frame::{BatchMeta, Piece};
+
+use crate::{journal::IndexFile, producers::Producers};
+
+/// [`IndexEntry::pieces`] of a batch that lies in one piece at `at`.
+pub(crate) const WHOLE: u32 = u32::MAX;
+
+/// One batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct IndexEntry {
+    /// Its first offset.
+    pub(crate) base: i64,
+    /// Where it became part of the partition.
+    pub(crate) at: u64,
+    /// Its latest timestamp.
+    pub(crate) max_timestamp: i64,
+    /// Its length.
+    pub(crate) bytes: u32,
+    /// How many offsets it takes.
+    pub(crate) offsets: u32,
+    /// Its leader epoch.
+    pub(crate) epoch: i32,
+    /// Which of its file's piece lists is its, or [`WHOLE`].
+    pub(crate) pieces: u32,
+}
+
+impl IndexEntry {
+    pub(crate) fn new(meta: &BatchMeta, at: u64, epoch: i32, pieces: u32) -> Self {
+        Self {
+            base: meta.base_offset.0,
+            at,
+            max_timestamp: meta.max_timestamp.0,
+            bytes: meta.bytes,
+            offsets: (meta.last_offset_delta + 1) as u32,
+            epoch,
+            pieces,
+        }
+    }
+
+    /// The offset behind it.
+    pub(crate) fn next(&self) -> i64 {
+        self.base + i64::from(self.offsets)
+    }
+}
+
+/// The pieces of a staged batch.
+pub(crate) type Pieces = Arc<[Piece]>;
+
+/// The batches of one partition in one sealed file.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    /// Where their entries are.
+    pub(crate) index: Arc<IndexFile>,
+    /// Which of its sections.
+    pub(crate) section: u32,
+    /// The first offset.
+    pub(crate) base: i64,
+    /// Behind the last offset.
+    pub(crate) end: i64,
+    /// The first entry's `at`.
+    pub(crate) at_first: u64,
+    /// The last entry's `at`.
+    pub(crate) at_last: u64,
+    /// The latest timestamp.
+    pub(crate) max_timestamp: i64,
+}
+
+/// A partition.
+#[derive(Debug, Default)]
+pub(crate) struct Stream {
+    /// The first offset that is still there.
+    pub(crate) start: i64,
+    /// The next offset to be assigned.
+    pub(crate) end: i64,
+    /// Behind the last durable offset.
+    pub(crate) durable: i64,
+    /// Sealed files, oldest first.
+    pub(crate) runs: Vec<Run>,
+    /// What lies behind them.
+    pub(crate) live: VecDeque<IndexEntry>,
+    /// Who wrote it.
+    pub(crate) producers: Producers,
+}
+
+/// Where to look for something.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// In the entries of a sealed file.
+    Run(Run),
+    /// In `live`, from this index on.
+    Live(usize),
+}
+
+impl Stream {
+    /// Adds a batch behind all others.
+    pub(crate) fn push(&mut self, entry: IndexEntry) {
+        self.end = entry.next();
+        self.live.push_back(entry);
+    }
+
+    /// Where the batch is that holds an offset, or the first one behind it.
+    pub(crate) fn place(&self, offset: i64) -> Place {
+        let run = self.runs.partition_point(|run| run.end <= offset);
+        match self.runs.get(run) {
+            Some(run) => Place::Run(run.clone()),
+            None => Place::Live(self.live.partition_point(|entry| entry.next() <= offset)),
+        }
+    }
+
+    /// Where the partition ended at a cut of the journal; in a run, if only its entries can tell.
+    pub(crate) fn end_at(&self, cut: u64) -> Result<i64, Run> {
+        let live = self.live.partition_point(|entry| entry.at < cut);
+        if let Some(last) = live.checked_sub(1) {
+            return Ok(self.live[last].next());
+        }
+        let runs = self.runs.partition_point(|run| run.at_first < cut);
+        match runs.checked_sub(1).map(|last| &self.runs[last]) {
+            Some(run) if run.at_last < cut => Ok(run.end),
+            Some(run) => Err(run.clone()),
+            None => Ok(self.base_first()),
+        }
+    }
+
+    /// The first offset that any batch here has; the end if there is none.
+    fn base_first(&self) -> i64 {
+        let run = self.runs.first().map(|run| run.base);
+        run.or(self.live.front().map(|entry| entry.base)).unwrap_or(self.end)
+    }
+
+    /// Puts a run in the place of the live entries before a journal position.
+    pub(crate) fn seal(&mut self, run: Run, before: u64) {
+        let sealed = self.live.partition_point(|entry| entry.at < before);
+        self.live.drain(..sealed);
+        self.live.shrink_to(self.live.len() * 2);
+        self.runs.push(run);
+    }
+}
+
+/// Where a partition ended at a cut, by the entries of one run.
+pub(crate) fn end_in(entries: &[IndexEntry], cut: u64) -> Option<i64> {
+    let before = entries.partition_point(|entry| entry.at < cut);
+    before.checked_sub(1).map(|last| entries[last].next())
+}

@@ -1,0 +1,198 @@
+//! One journal file.
+//!
+//! The first page, in little-endian numbers; all behind it is frames (`afflux_record::frame`):
+//! ```text
+//!  0        8     12        16           32     40         48            52
+//! +--------+-----+---------+------------+------+----------+-------------+------+
+//! | magic  | crc | version | journal id | base | capacity | incarnation | zero | ... 4096
+//! +--------+-----+---------+------------+------+----------+-------------+------+
+//! ```
+//! `crc` is the CRC32C of bytes 12..4096. `base` is the file's first position, `capacity` its
+//! length, which never changes: a shorter file has been truncated. `incarnation` is the one that
+//! put the file in use.
+//!
+//! How a file comes into use, and what a crash at each step leaves:
+//! 1. `spare-N` is created and filled with zeros, synced now and then so that its sync does not
+//!    fill the disk's queue at once. (A spare of the wrong length: removed at the next start.)
+//! 2. The first page is written and synced. (A spare still: used again.)
+//! 3. It is renamed to its base position and the directory is synced. (One or the other.)
+//! 4. Only now may frames be given positions in it.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use afflux_env::{Disk, File, OpenMode};
+use afflux_types::Incarnation;
+use bytes::{Buf, BufMut};
+
+/// Bytes in front of a file's frames.
+pub(crate) const FIRST_PAGE: u64 = 4096;
+const MAGIC: &[u8; 8] = b"AFXJRNAL";
+const VERSION: u32 = 1;
+const CRC_FROM: usize = 12;
+/// Zeros are written in pieces of this size, and synced after as many.
+const ZERO_BYTES: usize = 1 << 20;
+const ZERO_SYNC_EVERY: usize = 8;
+
+/// What a first page says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// Whose file it is.
+    pub(crate) journal: u128,
+    /// Its first position.
+    pub(crate) base: u64,
+    /// Its length.
+    pub(crate) capacity: u64,
+    /// Which incarnation put it in use.
+    pub(crate) incarnation: Incarnation,
+}
+
+impl Identity {
+    fn encode(&self) -> Vec<u8> {
+        let mut page = Vec::with_capacity(FIRST_PAGE as usize);
+        page.put_slice(MAGIC);
+        page.put_u32_le(0);
+        page.put_u32_le(VERSION);
+        page.put_u128_le(self.journal);
+        page.put_u64_le(self.base);
+        page.put_u64_le(self.capacity);
+        page.put_u32_le(self.incarnation.0);
+        page.resize(FIRST_PAGE as usize, 0);
+        let crc = crc32c(&page[CRC_FROM..]);
+        page[8..CRC_FROM].copy_from_slice(&crc.to_le_bytes());
+        page
+    }
+
+    fn decode(page: &[u8]) -> Option<Self> {
+        let mut at = page.get(..FIRST_PAGE as usize)?;
+        let magic = at.copy_to_bytes(MAGIC.len());
+        let crc = at.get_u32_le();
+        if &magic[..] != MAGIC || crc != crc32c(at) || at.get_u32_le() != VERSION {
+            return None;
+        }
+        Some(Self {
+            journal: at.get_u128_le(),
+            base: at.get_u64_le(),
+            capacity: at.get_u64_le(),
+            incarnation: Incarnation(at.get_u32_le()),
+        })
+    }
+}
+
+/// CRC32C, as everywhere in the journal.
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    afflux_record::frame::crc32c(bytes)
+}
+
+/// A file in use.
+pub(crate) struct JournalFile {
+    /// Its first position.
+    pub(crate) base: u64,
+    /// Its length.
+    pub(crate) capacity: u64,
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    file: Box<dyn File>,
+}
+
+impl fmt::Debug for JournalFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JournalFile").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+/// Where the file with a base position is.
+pub(crate) fn path_of(dir: &Path, base: u64) -> PathBuf {
+    dir.join(format!("{base:016x}.journal"))
+}
+
+/// Where a spare is.
+pub(crate) fn spare_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("spare-{number:016x}.journal"))
+}
+
+/// The base position that a path names, if it names one.
+pub(crate) fn base_of(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".journal")?;
+    (name.len() == 16).then(|| u64::from_str_radix(name, 16).ok())?
+}
+
+/// The number of the spare that a path names, if it names one.
+pub(crate) fn spare_number(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?.strip_prefix("spare-")?.strip_suffix(".journal")?;
+    u64::from_str_radix(name, 16).ok()
+}
+
+impl JournalFile {
+    /// Makes a spare full of zeros. Its name is durable once it comes into use.
+    pub(crate) fn make_spare(disk: &dyn Disk, path: &Path, capacity: u64) -> io::Result<()> {
+        let file = disk.open(path, OpenMode::Create)?;
+        let zeros = vec![0; ZERO_BYTES.min(capacity as usize)];
+        let mut at = 0;
+        let mut unsynced = 0;
+        while at < capacity {
+            let bytes = zeros.len().min((capacity - at) as usize);
+            file.write_all_at(&zeros[..bytes], at)?;
+            at += bytes as u64;
+            unsynced += 1;
+            if unsynced == ZERO_SYNC_EVERY {
+                file.sync_data()?;
+                unsynced = 0;
+            }
+        }
+        file.sync_data()
+    }
+
+    /// Puts a spare into use.
+    pub(crate) fn put_in_use(
+        disk: &dyn Disk,
+        spare: &Path,
+        dir: &Path,
+        identity: Identity,
+    ) -> io::Result<Self> {
+        let file = disk.open(spare, OpenMode::Write)?;
+        file.write_all_at(&identity.encode(), 0)?;
+        file.sync_data()?;
+        let path = path_of(dir, identity.base);
+        disk.rename(spare, &path)?;
+        disk.sync_dir(dir)?;
+        Ok(Self { base: identity.base, capacity: identity.capacity, path, file })
+    }
+
+    /// Opens a file that is in use.
+    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> io::Result<(Self, Option<Identity>, u64)> {
+        let file = disk.open(path, OpenMode::Write)?;
+        let len = file.len()?;
+        let mut page = vec![0; FIRST_PAGE as usize];
+        let identity = if len >= FIRST_PAGE {
+            file.read_exact_at(&mut page, 0)?;
+            Identity::decode(&page)
+        } else {
+            None
+        };
+        let (base, capacity) = identity.map_or((0, len), |found| (found.base, found.capacity));
+        Ok((Self { base, capacity, path: path.to_owned(), file }, identity, len))
+    }
+
+    /// Behind its last position.
+    pub(crate) fn end(&self) -> u64 {
+        self.base + self.capacity
+    }
+
+    /// Reads at a journal position.
+    pub(crate) fn read(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, position - self.base)
+    }
+
+    /// Writes at a journal position.
+    pub(crate) fn write(&self, bufs: &[&[u8]], position: u64) -> io::Result<()> {
+        self.file.write_all_vectored_at(bufs, position - self.base)
+    }
+
+    /// Makes what was written durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}

@@ -1,0 +1,45 @@
+//! The journal: one sequence of frames over a chain of files.
+//!
+//! ```text
+//!   position 0                    8 MiB                          24 MiB
+//!   +------+----------------------+------+-----------------------+------+--------------
+//!   | page | frames ... seal |0000| page | frames ...            | page | 0000000000000
+//!   +------+----------------------+------+-----------------------+------+--------------
+//!     file 0000000000000000         file 0000000000800000          file 0000000001800000
+//!        sealed, indexed               being written                   prepared
+//! ```
+//! A position counts bytes over all files, unused ends and first pages included, so that a file's
+//! name, its base position in hexadecimal, says which positions are in it. Files are filled with
+//! zeros before they are used, or were used before: overwriting syncs much faster than growing.
+//!
+//! | module | does |
+//! |---|---|
+//! | `file` | one file: its first page, making, finding |
+//! | `writer` | frames to disk: one write, one sync |
+//! | `recovery` | what counts after a crash |
+//! | `index_file` | a sealed file's index beside it: a cache |
+
+mod file;
+mod index_file;
+mod recovery;
+mod writer;
+
+use std::path::Path;
+
+pub(crate) use file::{FIRST_PAGE, Identity, JournalFile, spare_number, spare_path};
+pub(crate) use index_file::{IndexFile, Section, encode_producers, path_of as index_path};
+pub(crate) use recovery::{Recovered, Sealing, gather, install, recover};
+pub(crate) use writer::{Frame, WriteBatch};
+
+/// Whether a path is an index that was not finished, or whose journal file is gone.
+pub(crate) fn is_leftover(path: &Path, is_there: impl Fn(u64) -> bool) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    match extension {
+        Some("index-new") => true,
+        Some("index") => {
+            !stem.and_then(|stem| u64::from_str_radix(stem, 16).ok()).is_some_and(is_there)
+        }
+        _ => false,
+    }
+}

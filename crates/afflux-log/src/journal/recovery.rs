@@ -1,0 +1,605 @@
+//! What counts after a crash.
+//!
+//! 1. Every journal file must have its first page and its full length.
+//! 2. In the order of their positions: a file with a good index beside it was sealed, and is not
+//!    read. Any other is read frame by frame. A frame is valid if its checksum holds, it stands
+//!    where it says, its number follows the last one's and its incarnation is not lower.
+//! 3. At the first invalid frame, everything behind it is searched for valid frames of the same
+//!    or a later incarnation. If one of them was written when the invalid place was known to be
+//!    durable, what was durable is damaged: the log does not open, and says where and how it
+//!    knows. Otherwise this is the torn tail of the last write: it is cut, and what lies behind
+//!    it can not come back, since the next incarnation's frames forbid lower ones behind them.
+//! 4. The valid part is synced: it may have been in memory only when the process died, and is
+//!    about to be shown to readers.
+//! 5. Sealed files that were read get their index. The changes of metadata are folded. Files
+//!    that are missing must have been given back.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use afflux_env::Disk;
+use afflux_record::frame::{
+    BatchMeta, Commit, FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, Kind, frame_bytes, read_group,
+};
+use afflux_types::{Incarnation, JournalPosition, Timestamp};
+use bytes::Bytes;
+use hashbrown::HashMap;
+
+use super::{
+    file::{FIRST_PAGE, JournalFile, base_of, spare_number},
+    index_file::{Content, IndexFile, Section, encode_producers, path_of},
+};
+use crate::{
+    error::OpenError,
+    index::{IndexEntry, Run, Stream, WHOLE},
+    meta::{Change, META_STREAM, Meta},
+    producers::{Producers, is_numbered},
+    sequencer::FileState,
+};
+
+/// Read at a time.
+const WINDOW: usize = 1 << 20;
+
+/// A journal as it was found.
+pub(crate) struct Recovered {
+    pub(crate) files: BTreeMap<u64, FileState>,
+    pub(crate) streams: HashMap<u32, Stream>,
+    pub(crate) meta: Meta,
+    /// Where the next frame goes.
+    pub(crate) tail: u64,
+    /// The last frame's number.
+    pub(crate) sequence: u64,
+    /// The last frame's incarnation.
+    pub(crate) incarnation: Incarnation,
+    /// Behind the last group.
+    pub(crate) groups_end: u64,
+    /// The file with the tail; `None` in a new journal.
+    pub(crate) file: Option<Arc<JournalFile>>,
+    /// The prepared one behind it.
+    pub(crate) next: Option<Arc<JournalFile>>,
+    /// Files that can be used again.
+    pub(crate) spares: Vec<PathBuf>,
+}
+
+/// A file's frames, read through a window.
+struct Reader<'a> {
+    file: &'a JournalFile,
+    start: u64,
+    buf: Vec<u8>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(file: &'a JournalFile) -> Self {
+        Self { file, start: file.base, buf: Vec::new() }
+    }
+
+    /// The bytes at a position; `None` behind the file's end.
+    fn get(&mut self, position: u64, bytes: usize) -> io::Result<Option<&[u8]>> {
+        let end = position + bytes as u64;
+        if end > self.file.end() {
+            return Ok(None);
+        }
+        if position < self.start || end > self.start + self.buf.len() as u64 {
+            let length = (WINDOW.max(bytes) as u64).min(self.file.end() - position);
+            self.buf.resize(length as usize, 0);
+            self.file.read(&mut self.buf, position)?;
+            self.start = position;
+        }
+        let from = (position - self.start) as usize;
+        Ok(Some(&self.buf[from..from + bytes]))
+    }
+
+    /// The frame at a position, if its checksum holds.
+    fn frame(&mut self, position: u64) -> io::Result<Option<(FrameHeader, &[u8])>> {
+        let Some(header) = self.get(position, FRAME_HEADER_BYTES)? else { return Ok(None) };
+        let Some(parsed) = FrameHeader::parse(header, JournalPosition(position)) else {
+            return Ok(None);
+        };
+        let length = parsed.length as usize;
+        let Some(bytes) = self.get(position, FRAME_HEADER_BYTES + length)? else {
+            return Ok(None);
+        };
+        let (header, payload) = bytes.split_at(FRAME_HEADER_BYTES);
+        Ok(FrameHeader::verify(header, payload).then_some((parsed, payload)))
+    }
+}
+
+/// Opens the journal's files and checks what can be checked without reading them.
+struct Found {
+    files: Vec<Arc<JournalFile>>,
+    spares: Vec<PathBuf>,
+}
+
+fn find(disk: &dyn Disk, dir: &Path, journal: u128) -> Result<Found, OpenError> {
+    let mut found = Found { files: Vec::new(), spares: Vec::new() };
+    for path in disk.list(dir).map_err(|error| OpenError::io(dir, error))? {
+        if spare_number(&path).is_some() {
+            found.spares.push(path);
+            continue;
+        }
+        let Some(base) = base_of(&path) else { continue };
+        let opened = JournalFile::open(disk, &path).map_err(|error| OpenError::io(&path, error))?;
+        let (file, identity, len) = opened;
+        let corrupt =
+            |reason: String| OpenError::Corrupt { path: path.clone(), position: base, reason };
+        let Some(identity) = identity else {
+            return Err(corrupt("its first page is not what was written".to_owned()));
+        };
+        if identity.journal != journal || identity.base != base {
+            return Err(corrupt("it belongs to another journal, or was renamed".to_owned()));
+        }
+        if len != identity.capacity {
+            let capacity = identity.capacity;
+            return Err(corrupt(format!("it has {len} bytes instead of {capacity}")));
+        }
+        found.files.push(Arc::new(file));
+    }
+    found.files.sort_by_key(|file| file.base);
+    Ok(found)
+}
+
+/// What has been read so far.
+struct Scan<'a> {
+    disk: &'a dyn Disk,
+    dir: &'a Path,
+    journal: u128,
+    state: Recovered,
+    producers: HashMap<u32, Producers>,
+    /// The last indexed file, while `producers` is not yet loaded from it.
+    producers_from: Option<Arc<IndexFile>>,
+    /// Whether the number of the next frame is known: not behind a file that was given back.
+    follows: bool,
+}
+
+/// Why the reading of a file ended.
+enum Ended {
+    Sealed,
+    Invalid(u64),
+}
+
+impl Scan<'_> {
+    fn load_producers(&mut self) {
+        if let Some(index) = self.producers_from.take()
+            && let Some(producers) = index.producers(self.disk)
+        {
+            self.producers = producers;
+        }
+    }
+
+    /// Takes a sealed file as its index tells.
+    fn take_index(&mut self, file: &Arc<JournalFile>, index: IndexFile) {
+        let index = Arc::new(index);
+        for (section, run) in index.runs.iter().enumerate() {
+            let stream = self.state.streams.entry(run.stream).or_default();
+            stream.end = run.end;
+            stream.runs.push(run_of(&index, section));
+        }
+        self.state.sequence = index.sequence;
+        self.state.incarnation = index.incarnation;
+        self.state.tail = index.end;
+        if let Some(last) = index.boundaries.last() {
+            self.state.groups_end = *last;
+        }
+        self.producers_from = Some(index.clone());
+        let mut state = FileState::new(file.clone());
+        state.index = Some(index);
+        self.state.files.insert(file.base, state);
+    }
+
+    /// Reads a file without an index.
+    fn read(&mut self, file: &Arc<JournalFile>) -> Result<Ended, OpenError> {
+        self.load_producers();
+        self.state.files.insert(file.base, FileState::new(file.clone()));
+        let mut reader = Reader::new(file);
+        let mut position = file.base + FIRST_PAGE;
+        loop {
+            self.state.tail = position;
+            let frame = reader.frame(position).map_err(|error| OpenError::io(&file.path, error))?;
+            let Some((header, payload)) = frame else { return Ok(Ended::Invalid(position)) };
+            let follows = !self.follows || header.sequence == self.state.sequence + 1;
+            if !follows || header.incarnation < self.state.incarnation {
+                return Ok(Ended::Invalid(position));
+            }
+            let end = header.end().0;
+            let corrupt = |reason: String| OpenError::Corrupt {
+                path: file.path.clone(),
+                position,
+                reason: format!("a frame with a good checksum makes no sense: {reason}"),
+            };
+            match header.kind {
+                Kind::Group => {
+                    let (time, entries) =
+                        read_group(payload).map_err(|error| corrupt(error.to_string()))?;
+                    for (meta, start) in entries {
+                        let at = position + (FRAME_HEADER_BYTES + start) as u64;
+                        self.index(&header, &meta, at, WHOLE, time, end);
+                    }
+                    self.boundary(file.base, end);
+                }
+                Kind::Commit => {
+                    let commit =
+                        Commit::decode(payload).map_err(|error| corrupt(error.to_string()))?;
+                    let lists = commit
+                        .pieces()
+                        .ok_or_else(|| corrupt("its chunks do not hold its batches".to_owned()))?;
+                    for (meta, list) in commit.entries.iter().zip(lists) {
+                        let from: Vec<u64> = list
+                            .iter()
+                            .filter_map(|p| self.state.files.range(..=p.position.0).next_back())
+                            .map(|(from, _)| *from)
+                            .filter(|from| *from != file.base)
+                            .collect();
+                        let Some(state) = self.state.files.get_mut(&file.base) else { continue };
+                        state.foreign.extend(from.into_iter().map(|from| (meta.stream, from)));
+                        state.pieces.push(list.into());
+                        let pieces = (state.pieces.len() - 1) as u32;
+                        self.index(&header, meta, position, pieces, commit.time, end);
+                    }
+                    self.boundary(file.base, end);
+                }
+                Kind::Chunk | Kind::Seal | Kind::Open | Kind::Close => {}
+            }
+            self.state.sequence = header.sequence;
+            self.state.incarnation = header.incarnation;
+            self.follows = true;
+            position = end;
+            if header.kind == Kind::Seal {
+                self.state.tail = end;
+                return Ok(Ended::Sealed);
+            }
+        }
+    }
+
+    fn index(
+        &mut self,
+        header: &FrameHeader,
+        meta: &BatchMeta,
+        at: u64,
+        pieces: u32,
+        time: Timestamp,
+        end: u64,
+    ) {
+        let stream = self.state.streams.entry(meta.stream).or_default();
+        stream.push(IndexEntry::new(meta, at, header.incarnation.0 as i32, pieces));
+        if is_numbered(meta) {
+            self.producers.entry(meta.stream).or_default().record(meta, time, end);
+        }
+    }
+
+    fn boundary(&mut self, base: u64, end: u64) {
+        self.state.groups_end = end;
+        if let Some(state) = self.state.files.get_mut(&base) {
+            state.boundary(end);
+        }
+    }
+
+    /// Writes the index of a sealed file that was read, and drops its entries.
+    fn write_index(&mut self, file: &Arc<JournalFile>) -> Result<(), OpenError> {
+        let producers = encode_producers(self.producers.iter().map(|(s, p)| (*s, p)));
+        let groups_end = self.state.groups_end;
+        let Some(state) = self.state.files.get_mut(&file.base) else { return Ok(()) };
+        state.seal_boundaries(groups_end);
+        let content = gather(
+            state,
+            self.state.streams.iter(),
+            Sealing {
+                journal: self.journal,
+                end: self.state.tail,
+                sequence: self.state.sequence,
+                incarnation: self.state.incarnation,
+                producers,
+            },
+        );
+        let index = IndexFile::write(self.disk, self.dir, &content)
+            .map_err(|error| OpenError::io(&path_of(self.dir, file.base), error))?;
+        install(state, &mut self.state.streams, &Arc::new(index));
+        Ok(())
+    }
+
+    /// Decides about an invalid frame: an error if it was durable.
+    fn judge(&self, position: u64, files: &[Arc<JournalFile>]) -> Result<(), OpenError> {
+        for file in files {
+            let mut reader = Reader::new(file);
+            let first = file.base + FIRST_PAGE;
+            let mut at = first.max(position + FRAME_ALIGN as u64);
+            while at + FRAME_HEADER_BYTES as u64 <= file.end() {
+                let io = |error| OpenError::io(&file.path, error);
+                let window = WINDOW.min((file.end() - at) as usize);
+                let Some(bytes) = reader.get(at, window).map_err(io)? else { break };
+                // Zeros, mostly: find the next place that begins like a frame.
+                let hit = bytes
+                    .chunks_exact(FRAME_ALIGN)
+                    .position(|word| word[..4] == FrameHeader::MAGIC_BYTES);
+                let Some(hit) = hit else {
+                    at += (window / FRAME_ALIGN * FRAME_ALIGN).max(FRAME_ALIGN) as u64;
+                    continue;
+                };
+                at += (hit * FRAME_ALIGN) as u64;
+                if let Some((header, _)) = reader.frame(at).map_err(io)?
+                    && header.incarnation >= self.state.incarnation
+                    && header.sequence > self.state.sequence
+                {
+                    if header.durable.0 > position {
+                        return Err(self.corrupt(position, &header));
+                    }
+                    at = header.end().0;
+                } else {
+                    at += FRAME_ALIGN as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, position: u64, proof: &FrameHeader) -> OpenError {
+        let file = self.state.files.range(..=position).next_back();
+        OpenError::Corrupt {
+            path: file.map_or_else(|| self.dir.to_owned(), |(_, state)| state.file.path.clone()),
+            position,
+            reason: format!(
+                "the frame at position {} was written when everything before {} was durable, but \
+                 what stands here is not what was written",
+                proof.position.0, proof.durable.0
+            ),
+        }
+    }
+}
+
+/// A run of a file's index.
+fn run_of(index: &Arc<IndexFile>, section: usize) -> Run {
+    let run = &index.runs[section];
+    Run {
+        index: index.clone(),
+        section: section as u32,
+        base: run.base,
+        end: run.end,
+        at_first: run.at_first,
+        at_last: run.at_last,
+        max_timestamp: run.max_timestamp,
+    }
+}
+
+/// What is known of a sealed file beside its batches.
+pub(crate) struct Sealing {
+    pub(crate) journal: u128,
+    pub(crate) end: u64,
+    pub(crate) sequence: u64,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) producers: Vec<u8>,
+}
+
+/// Collects what the index of a sealed file holds. All earlier files must have theirs.
+pub(crate) fn gather<'a>(
+    state: &FileState,
+    streams: impl Iterator<Item = (&'a u32, &'a Stream)>,
+    sealing: Sealing,
+) -> Content {
+    let mut sections: Vec<(u32, Section)> = streams
+        .filter_map(|(number, stream)| {
+            let count = stream.live.partition_point(|entry| entry.at < sealing.end);
+            let mut section = Section::default();
+            for entry in stream.live.range(..count) {
+                let mut entry = *entry;
+                if entry.pieces != WHOLE {
+                    section.pieces.push(state.pieces[entry.pieces as usize].clone());
+                    entry.pieces = (section.pieces.len() - 1) as u32;
+                }
+                section.entries.push(entry);
+            }
+            (count > 0).then_some((*number, section))
+        })
+        .collect();
+    sections.sort_by_key(|(number, _)| *number);
+    let mut foreign: Vec<_> = state.foreign.iter().copied().collect();
+    foreign.sort_unstable();
+    Content {
+        journal: sealing.journal,
+        base: state.file.base,
+        end: sealing.end,
+        sequence: sealing.sequence,
+        incarnation: sealing.incarnation,
+        sections,
+        boundaries: state.boundaries.clone(),
+        foreign,
+        producers: sealing.producers,
+    }
+}
+
+/// Puts a file's index in the place of its entries.
+pub(crate) fn install(
+    state: &mut FileState,
+    streams: &mut HashMap<u32, Stream>,
+    index: &Arc<IndexFile>,
+) {
+    for (section, run) in index.runs.iter().enumerate() {
+        if let Some(stream) = streams.get_mut(&run.stream) {
+            stream.seal(run_of(index, section), index.end);
+        }
+    }
+    state.boundaries = Vec::new();
+    state.pieces = Vec::new();
+    state.foreign.clear();
+    state.index = Some(index.clone());
+}
+
+/// Reads a batch from disk.
+pub(crate) fn read_batch(
+    files: &BTreeMap<u64, FileState>,
+    entry: &IndexEntry,
+    section: Option<&Section>,
+) -> io::Result<Bytes> {
+    let missing = || io::Error::from(io::ErrorKind::NotFound);
+    let mut buf = vec![0; entry.bytes as usize];
+    let find = |position: u64| files.range(..=position).next_back().map(|(_, state)| state);
+    if entry.pieces == WHOLE {
+        find(entry.at).ok_or_else(missing)?.file.read(&mut buf, entry.at)?;
+    } else {
+        let state = find(entry.at).ok_or_else(missing)?;
+        let lists = section.map_or(&state.pieces, |section| &section.pieces);
+        let mut filled = 0;
+        for piece in &**lists.get(entry.pieces as usize).ok_or_else(missing)? {
+            let part = &mut buf[filled..filled + piece.bytes as usize];
+            find(piece.position.0).ok_or_else(missing)?.file.read(part, piece.position.0)?;
+            filled += piece.bytes as usize;
+        }
+    }
+    Ok(buf.into())
+}
+
+/// Reads all changes of metadata that are still there.
+fn fold_meta(disk: &dyn Disk, state: &Recovered, dir: &Path) -> Result<Meta, OpenError> {
+    let mut meta = Meta::new();
+    let Some(stream) = state.streams.get(&META_STREAM) else { return Ok(meta) };
+    let mut fold = |entry: &IndexEntry, section: Option<&Section>| {
+        let file = state.files.range(..=entry.at).next_back().map(|(_, state)| &state.file.path);
+        let path = file.map_or(dir, |path| path.as_path());
+        let batch =
+            read_batch(&state.files, entry, section).map_err(|error| OpenError::io(path, error))?;
+        let corrupt = |reason: String| OpenError::Corrupt {
+            path: path.to_owned(),
+            position: entry.at,
+            reason: format!("the log's own metadata: {reason}"),
+        };
+        afflux_record::batch::verify_crc(&batch).map_err(|error| corrupt(error.to_string()))?;
+        for record in afflux_record::records(&batch) {
+            let record = record.map_err(|error| corrupt(error.to_string()))?;
+            let change: Change = serde_json::from_slice(&record.value.unwrap_or_default())
+                .map_err(|error| corrupt(error.to_string()))?;
+            meta.apply(change);
+        }
+        Ok::<(), OpenError>(())
+    };
+    for run in &stream.runs {
+        let section = run
+            .index
+            .section(disk, run.section)
+            .map_err(|error| OpenError::io(run.index.path(), error))?;
+        for entry in &section.entries {
+            fold(entry, Some(&section))?;
+        }
+    }
+    for entry in &stream.live {
+        fold(entry, None)?;
+    }
+    Ok(meta)
+}
+
+/// Reads the journal in a directory.
+pub(crate) fn recover(disk: &dyn Disk, dir: &Path, journal: u128) -> Result<Recovered, OpenError> {
+    let Found { files, spares } = find(disk, dir, journal)?;
+    let state = Recovered {
+        files: BTreeMap::new(),
+        streams: HashMap::new(),
+        meta: Meta::new(),
+        tail: 0,
+        sequence: 0,
+        incarnation: Incarnation(0),
+        groups_end: 0,
+        file: None,
+        next: None,
+        spares,
+    };
+    let mut scan = Scan {
+        disk,
+        dir,
+        journal,
+        state,
+        producers: HashMap::new(),
+        producers_from: None,
+        follows: false,
+    };
+    let mut behind = None;
+    for (i, file) in files.iter().enumerate() {
+        if i > 0 && files[i - 1].end() != file.base {
+            scan.follows = false;
+        }
+        if let Some(index) = IndexFile::open(disk, dir, journal, file.base) {
+            scan.take_index(file, index);
+            scan.follows = true;
+            continue;
+        }
+        match scan.read(file)? {
+            Ended::Sealed => {
+                file.sync().map_err(|error| OpenError::io(&file.path, error))?;
+                scan.write_index(file)?;
+            }
+            Ended::Invalid(position) => {
+                scan.judge(position, &files[i..])?;
+                file.sync().map_err(|error| OpenError::io(&file.path, error))?;
+                scan.state.file = Some(file.clone());
+                behind = Some(i + 1);
+                break;
+            }
+        }
+    }
+    scan.load_producers();
+    finish(scan, &files, behind)
+}
+
+/// Checks the chain and joins what was read.
+fn finish(
+    scan: Scan<'_>,
+    files: &[Arc<JournalFile>],
+    behind: Option<usize>,
+) -> Result<Recovered, OpenError> {
+    let Scan { disk, dir, mut state, mut producers, .. } = scan;
+    let Some(behind) = behind else {
+        return match files.last() {
+            None => Ok(state),
+            Some(last) => Err(OpenError::Corrupt {
+                path: last.path.clone(),
+                position: last.end(),
+                reason: "the file behind it is missing".to_owned(),
+            }),
+        };
+    };
+    state.meta = fold_meta(disk, &state, dir)?;
+    let mut expected = 0;
+    for file in &files[..behind] {
+        if file.base != expected && !state.meta.is_recycled(expected, file.base - expected) {
+            return Err(OpenError::Corrupt {
+                path: file.path.clone(),
+                position: expected,
+                reason: "the file in front of it is missing".to_owned(),
+            });
+        }
+        expected = file.end();
+    }
+    for file in &files[behind..] {
+        if file.base == expected {
+            state.next = Some(file.clone());
+        } else {
+            state.spares.push(file.path.clone());
+        }
+    }
+    let given_back: Vec<u64> = state
+        .files
+        .iter()
+        .filter(|(base, file)| state.meta.is_recycled(**base, file.file.capacity))
+        .map(|(base, _)| *base)
+        .collect();
+    for base in given_back {
+        if let Some(file) = state.files.remove(&base) {
+            state.spares.push(file.file.path.clone());
+            state.streams.values_mut().for_each(|s| s.runs.retain(|run| run.index.base != base));
+        }
+    }
+    let mut streams: HashMap<u32, Stream> = HashMap::new();
+    let numbers = state.meta.topics().iter().flat_map(|topic| topic.streams());
+    for number in numbers.chain([META_STREAM]) {
+        let mut stream = state.streams.remove(&number).unwrap_or_default();
+        stream.start = state.meta.start(number).0;
+        stream.end = stream.end.max(stream.start);
+        stream.durable = stream.end;
+        stream.producers = producers.remove(&number).unwrap_or_default();
+        streams.insert(number, stream);
+    }
+    state.streams = streams;
+    // The tail's frame may be a seal's, for which a file's end always has room.
+    debug_assert!(state.tail + frame_bytes(0) as u64 <= expected);
+    Ok(state)
+}

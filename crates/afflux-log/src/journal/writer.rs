@@ -1,0 +1,92 @@
+//! Frames to disk: what waits is written with one write and made durable with one sync.
+//!
+//! What follows the last frame is zeros up to the page's end: a write that covers only a part of
+//! a page that is not in memory would first have to read it, and a file that was used before has
+//! old bytes there.
+
+use std::{io, sync::Arc};
+
+use afflux_record::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, frame_bytes};
+use afflux_types::{Incarnation, JournalPosition};
+use bytes::Bytes;
+
+use super::file::JournalFile;
+
+const PAGE: u64 = 4096;
+static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+
+/// A frame that has its position but is not yet written.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    /// Where it goes.
+    pub(crate) position: u64,
+    /// Its number.
+    pub(crate) sequence: u64,
+    /// What it is for.
+    pub(crate) kind: Kind,
+    /// What it says.
+    pub(crate) payload: Bytes,
+}
+
+impl Frame {
+    /// Where the next one begins.
+    pub(crate) fn end(&self) -> u64 {
+        self.position + frame_bytes(self.payload.len()) as u64
+    }
+}
+
+/// Frames of one file, one behind the other.
+#[derive(Debug)]
+pub(crate) struct WriteBatch {
+    /// Where they go.
+    pub(crate) file: Arc<JournalFile>,
+    /// At least one.
+    pub(crate) frames: Vec<Frame>,
+    /// The journal's incarnation.
+    pub(crate) incarnation: Incarnation,
+    /// What is durable by now.
+    pub(crate) durable: u64,
+}
+
+impl WriteBatch {
+    /// Behind the last frame.
+    pub(crate) fn end(&self) -> u64 {
+        self.frames.last().map_or(self.durable, Frame::end)
+    }
+
+    /// Writes all of it. Not durable yet.
+    pub(crate) fn write(&self) -> io::Result<()> {
+        let headers: Vec<[u8; FRAME_HEADER_BYTES]> = self
+            .frames
+            .iter()
+            .map(|frame| {
+                FrameHeader {
+                    position: JournalPosition(frame.position),
+                    sequence: frame.sequence,
+                    durable: JournalPosition(self.durable),
+                    incarnation: self.incarnation,
+                    length: frame.payload.len() as u32,
+                    kind: frame.kind,
+                }
+                .encode(&frame.payload)
+            })
+            .collect();
+        let mut bufs: Vec<&[u8]> = Vec::with_capacity(self.frames.len() * 3 + 1);
+        for (frame, header) in self.frames.iter().zip(&headers) {
+            bufs.push(header);
+            bufs.push(&frame.payload);
+            let padding =
+                frame.end() - frame.position - (FRAME_HEADER_BYTES + frame.payload.len()) as u64;
+            bufs.push(&ZEROS[..padding as usize]);
+        }
+        let end = self.end();
+        bufs.push(&ZEROS[..(end.next_multiple_of(PAGE) - end) as usize]);
+        self.file.write(&bufs, self.frames.first().map_or(end, |frame| frame.position))
+    }
+
+    /// Writes all of it and makes it durable.
+    pub(crate) fn commit(&self) -> io::Result<()> {
+        self.write()?;
+        self.file.sync()
+    }
+}

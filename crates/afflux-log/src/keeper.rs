@@ -1,0 +1,301 @@
+//! What has to be done beside writing: the next file, indexes of sealed files, dead files.
+//!
+//! How a dead file is given back, and what a crash at each step leaves:
+//! 1. A sealed file is dead if no partition that still exists has a batch in it that it still
+//!    shows, and no staged group that was committed in another file has bytes in it.
+//! 2. If only the log's own changes of metadata keep it, their sum is appended as a snapshot.
+//!    (One more snapshot.)
+//! 3. That the file is given back is appended and waited for. (Known at the next start: the file
+//!    is taken as a spare.)
+//! 4. Nobody may be reading it: it is looked at again later if somebody is.
+//! 5. Its index is removed, and it becomes a spare or is removed. (As after 3.)
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use crate::{
+    embedded::{Shared, resolve},
+    journal::{Identity, IndexFile, JournalFile, Sealing, gather, install, spare_path},
+    meta::{Change, META_STREAM},
+    sequencer::{Outcomes, Sequencer},
+};
+
+/// How often the disk is asked for room while it is full.
+const FULL_RETRY: Duration = Duration::from_millis(250);
+
+/// What the keeper remembers.
+#[derive(Debug, Default)]
+pub(crate) struct Keeper {
+    /// Files that can be used again.
+    pub(crate) spares: Vec<PathBuf>,
+    /// The number of the next spare to be made.
+    pub(crate) spare_next: u64,
+    /// When the disk was last found full.
+    full_at: Option<Duration>,
+}
+
+impl Shared {
+    /// Something died: there may be files to be given back.
+    pub(crate) fn look_for_dead_files(&self) {
+        self.dead.store(true, Ordering::Release);
+        // Under the lock, or the keeper might just be about to wait.
+        let _state = self.state.lock();
+        self.chores.notify_one();
+    }
+
+    /// Does one round of chores. Whether there was anything to do.
+    pub(crate) fn keep_step(&self) -> bool {
+        let prepared = self.prepare_step();
+        let indexed = self.index_step();
+        self.recycle_step() || indexed || prepared
+    }
+
+    pub(crate) fn run_keeper(&self) {
+        loop {
+            if self.keep_step() {
+                continue;
+            }
+            let mut state = self.state.lock();
+            if state.is_failed() || (state.closed && !state.is_busy()) {
+                return;
+            }
+            let due = self.dead.load(Ordering::Acquire)
+                || state.next.is_none() && state.full.is_none() && !state.closed;
+            if due {
+                continue;
+            }
+            if state.full.is_some() || !state.sealed.is_empty() {
+                self.chores.wait_for(&mut state, FULL_RETRY);
+            } else {
+                self.chores.wait(&mut state);
+            }
+        }
+    }
+
+    /// Makes the next file ready, if it is not. Whether it was made.
+    pub(crate) fn prepare_step(&self) -> bool {
+        let (base, capacity, incarnation) = {
+            let state = self.state.lock();
+            if state.next.is_some() || state.is_failed() || (state.closed && !state.is_busy()) {
+                return false;
+            }
+            let capacity = (state.capacity() * 2).min(self.options.file_bytes);
+            (
+                state.next_base(),
+                capacity.max(state.capacity().min(self.options.file_bytes)),
+                state.epoch().0,
+            )
+        };
+        let now = self.env.clock.monotonic();
+        let mut keeper = self.keeper.lock();
+        let recently = |at: Duration| now.saturating_sub(at) < FULL_RETRY;
+        if !self.stepped && keeper.full_at.is_some_and(recently) {
+            return false;
+        }
+        let made = self.make_file(&mut keeper, base, capacity, incarnation);
+        let mut outcomes = Outcomes::new();
+        let mut state = self.state.lock();
+        let ready = match made {
+            Ok(file) => {
+                keeper.full_at = None;
+                state.file_ready(file);
+                true
+            }
+            Err(Unmade::Full { needed, free }) => {
+                if state.full.is_none() {
+                    tracing::warn!(needed, free, "the disk is full: appends are refused");
+                }
+                keeper.full_at = Some(now);
+                state.disk_is_full(needed, free, &mut outcomes);
+                false
+            }
+            Err(Unmade::Io(error)) => {
+                tracing::error!(%error, "the next journal file can not be made");
+                state.fail(&Arc::new(error), &mut outcomes);
+                false
+            }
+        };
+        drop(state);
+        self.work.notify_one();
+        resolve(outcomes);
+        ready
+    }
+
+    fn make_file(
+        &self,
+        keeper: &mut Keeper,
+        base: u64,
+        capacity: u64,
+        incarnation: i32,
+    ) -> Result<Arc<JournalFile>, Unmade> {
+        let disk = &*self.env.disk;
+        let (spare, capacity) = match keeper.spares.pop() {
+            Some(spare) => {
+                let len = disk.open(&spare, afflux_env::OpenMode::Read).and_then(|file| file.len());
+                (spare, len.map_err(Unmade::Io)?)
+            }
+            None => {
+                let free = disk.free_bytes(&self.dir).map_err(Unmade::Io)?;
+                let needed = capacity + self.options.free_bytes_min;
+                if free < needed {
+                    return Err(Unmade::Full { needed, free });
+                }
+                let spare = spare_path(&self.dir, keeper.spare_next);
+                keeper.spare_next += 1;
+                if let Err(error) = JournalFile::make_spare(disk, &spare, capacity) {
+                    let _ = disk.remove(&spare);
+                    if error.kind() == io::ErrorKind::StorageFull {
+                        return Err(Unmade::Full { needed, free });
+                    }
+                    return Err(Unmade::Io(error));
+                }
+                (spare, capacity)
+            }
+        };
+        let incarnation = afflux_types::Incarnation(incarnation as u32);
+        let identity = Identity { journal: self.journal, base, capacity, incarnation };
+        let file = JournalFile::put_in_use(disk, &spare, &self.dir, identity);
+        Ok(Arc::new(file.map_err(Unmade::Io)?))
+    }
+
+    /// Writes the index of the oldest sealed file that is durable. Whether it did.
+    fn index_step(&self) -> bool {
+        let now = self.env.clock.now();
+        let content = {
+            let mut state = self.state.lock();
+            let durable = state.durable();
+            let Some(sealed) = state.sealed.front().filter(|sealed| sealed.end <= durable) else {
+                return false;
+            };
+            let sealing = Sealing {
+                journal: self.journal,
+                end: sealed.end,
+                sequence: sealed.sequence,
+                incarnation: sealed.incarnation,
+                producers: sealed.producers.clone(),
+            };
+            let base = sealed.base;
+            let Some(file) = state.files.get(&base) else {
+                state.sealed.pop_front();
+                return true;
+            };
+            gather(file, state.streams.iter(), sealing)
+        };
+        // A cache: the log goes on without it, and it is tried again.
+        let index = match IndexFile::write(&*self.env.disk, &self.dir, &content) {
+            Ok(index) => Arc::new(index),
+            Err(error) => {
+                tracing::warn!(%error, base = content.base, "the index of a journal file can not be written");
+                return false;
+            }
+        };
+        let state = &mut *self.state.lock();
+        if let Some(file) = state.files.get_mut(&content.base) {
+            install(file, &mut state.streams, &index);
+        }
+        state.sealed.pop_front();
+        state.expire_producers(now);
+        true
+    }
+
+    /// Gives back one dead file. Whether it did.
+    fn recycle_step(&self) -> bool {
+        if !self.dead.swap(false, Ordering::AcqRel) {
+            return false;
+        }
+        let Some((base, capacity, has_meta)) = dead_file(&self.state.lock()) else { return false };
+        // Appending needs room, which this is about to make: what fails is tried when the next
+        // thing dies.
+        let given_back = {
+            let _changes = self.changes.lock();
+            let snapshot = if has_meta { self.snapshot_meta() } else { Ok(()) };
+            snapshot.and_then(|()| {
+                let change = Change::Recycle(base, capacity);
+                self.change(&change)?;
+                self.meta.write().apply(change);
+                Ok(())
+            })
+        };
+        if let Err(error) = given_back {
+            tracing::warn!(%error, base, "a dead journal file can not be given back now");
+            return false;
+        }
+        let state = &mut *self.state.lock();
+        let Some(file) = state.files.remove(&base) else { return false };
+        for stream in state.streams.values_mut() {
+            stream.runs.retain(|run| run.index.base != base);
+        }
+        let path = file.file.path.clone();
+        let mut keeper = self.keeper.lock();
+        self.dead.store(true, Ordering::Release);
+        let result = self.give_back(&mut keeper, &path, base);
+        if let Err(error) = result {
+            tracing::warn!(%error, path = %path.display(), "a dead journal file stays where it is");
+        }
+        true
+    }
+
+    fn snapshot_meta(&self) -> Result<(), crate::error::AppendError> {
+        let snapshot = Change::Snapshot(self.meta.read().clone());
+        let appended = self.change(&snapshot)?;
+        if let (Some(stream), Some(offset)) =
+            (self.state.lock().streams.get_mut(&META_STREAM), appended.base_offsets.first())
+        {
+            stream.start = offset.0;
+        }
+        Ok(())
+    }
+
+    fn give_back(&self, keeper: &mut Keeper, path: &Path, base: u64) -> io::Result<()> {
+        let disk = &*self.env.disk;
+        disk.remove(&crate::journal::index_path(&self.dir, base))?;
+        if keeper.spares.len() < self.options.spares_max {
+            let spare = spare_path(&self.dir, keeper.spare_next);
+            keeper.spare_next += 1;
+            disk.rename(path, &spare)?;
+            keeper.spares.push(spare);
+        } else {
+            disk.remove(path)?;
+        }
+        disk.sync_dir(&self.dir)
+    }
+}
+
+/// Why a file was not made.
+enum Unmade {
+    Full { needed: u64, free: u64 },
+    Io(io::Error),
+}
+
+/// The oldest dead file: its base, its length, and whether changes of metadata keep it.
+fn dead_file(state: &Sequencer) -> Option<(u64, u64, bool)> {
+    let staging = state.staging_from();
+    state.files.iter().find_map(|(base, file)| {
+        let index = file.index.as_ref()?;
+        let unread = Arc::strong_count(&file.file) == 1;
+        if !unread || index.end > state.durable() || staging < file.file.end() {
+            return None;
+        }
+        let shows = |stream: u32, end: i64| {
+            stream != META_STREAM && state.streams.get(&stream).is_some_and(|s| s.start < end)
+        };
+        let foreign = state.files.values().any(|other| {
+            let kept = other.index.as_ref().map_or(&[][..], |index| &index.foreign[..]);
+            let open = other.foreign.iter();
+            kept.iter().chain(open).any(|(s, from)| from == base && state.streams.contains_key(s))
+        });
+        if foreign || index.runs.iter().any(|run| shows(run.stream, run.end)) {
+            return None;
+        }
+        let metadata = state.streams.get(&META_STREAM);
+        let has_meta = index
+            .runs
+            .iter()
+            .any(|run| run.stream == META_STREAM && metadata.is_some_and(|s| s.start < run.end));
+        Some((*base, file.file.capacity, has_meta))
+    })
+}

@@ -1,0 +1,194 @@
+//! What the log knows of itself: topics, their partitions' numbers, producer ids, which of its
+//! files were given back.
+//!
+//! All of it is records in stream 0 of the journal, and this module is the fold over them: pure,
+//! no I/O. A [`Change::Snapshot`] stands for all changes before it, so that old files can go.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use afflux_types::{Offset, Timestamp, TopicId, TopicName};
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+
+/// The stream that holds the changes themselves.
+pub(crate) const META_STREAM: u32 = 0;
+
+/// A topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topic {
+    /// Its id, never used again.
+    pub id: TopicId,
+    /// Its name.
+    pub name: TopicName,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Its first partition's number in the journal; the others follow.
+    pub(crate) first_stream: u32,
+}
+
+impl Topic {
+    /// The numbers of its partitions.
+    pub(crate) fn streams(&self) -> std::ops::Range<u32> {
+        self.first_stream..self.first_stream + self.partitions as u32
+    }
+
+    /// The number of a partition.
+    pub(crate) fn stream(&self, partition: i32) -> Option<u32> {
+        (0..self.partitions).contains(&partition).then(|| self.first_stream + partition as u32)
+    }
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Change {
+    /// A topic was made.
+    Create(Topic),
+    /// A topic was removed.
+    Remove(TopicId),
+    /// Producer ids below this may have been handed out.
+    ProducerIds(i64),
+    /// A partition begins here now.
+    Trim(u32, Offset),
+    /// The journal file at this position, of this many bytes, was given back.
+    Recycle(u64, u64),
+    /// All of the above up to here.
+    Snapshot(Meta),
+}
+
+/// The fold of all changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    topics: Vec<Arc<Topic>>,
+    streams_next: u32,
+    /// Producer ids from this on have not been handed out.
+    pub(crate) producer_ids_next: i64,
+    /// Where partitions begin that do not begin at 0.
+    starts: BTreeMap<u32, Offset>,
+    /// Journal files that were given back: position and bytes.
+    recycled: BTreeMap<u64, u64>,
+    #[serde(skip)]
+    by_name: HashMap<TopicName, Arc<Topic>>,
+}
+
+impl Meta {
+    /// Nothing but the stream of changes.
+    pub(crate) fn new() -> Self {
+        Self { streams_next: META_STREAM + 1, ..Self::default() }
+    }
+
+    pub(crate) fn apply(&mut self, change: Change) {
+        match change {
+            Change::Create(topic) => {
+                self.streams_next = self.streams_next.max(topic.streams().end);
+                let topic = Arc::new(topic);
+                self.by_name.insert(topic.name.clone(), topic.clone());
+                self.topics.push(topic);
+            }
+            Change::Remove(id) => {
+                if let Some(at) = self.topics.iter().position(|topic| topic.id == id) {
+                    let topic = self.topics.remove(at);
+                    self.by_name.remove(&topic.name);
+                    for stream in topic.streams() {
+                        self.starts.remove(&stream);
+                    }
+                }
+            }
+            Change::ProducerIds(next) => self.producer_ids_next = next,
+            Change::Trim(stream, start) => {
+                self.starts.insert(stream, start);
+            }
+            Change::Recycle(position, bytes) => {
+                self.recycled.insert(position, bytes);
+                self.merge_recycled();
+            }
+            Change::Snapshot(meta) => {
+                *self = meta;
+                self.by_name =
+                    self.topics.iter().map(|topic| (topic.name.clone(), topic.clone())).collect();
+            }
+        }
+    }
+
+    /// Joins neighbours, so that the list stays short however many files were given back.
+    fn merge_recycled(&mut self) {
+        let mut merged: Vec<(u64, u64)> = Vec::new();
+        for (&position, &bytes) in &self.recycled {
+            match merged.last_mut() {
+                Some((start, length)) if *start + *length == position => *length += bytes,
+                _ => merged.push((position, bytes)),
+            }
+        }
+        self.recycled = merged.into_iter().collect();
+    }
+
+    /// Whether all of a range of the journal was given back.
+    pub(crate) fn is_recycled(&self, position: u64, bytes: u64) -> bool {
+        self.recycled
+            .range(..=position)
+            .next_back()
+            .is_some_and(|(start, length)| start + length >= position + bytes)
+    }
+
+    pub(crate) fn topic(&self, name: &TopicName) -> Option<&Arc<Topic>> {
+        self.by_name.get(name)
+    }
+
+    /// In the order of their creation.
+    pub(crate) fn topics(&self) -> &[Arc<Topic>] {
+        &self.topics
+    }
+
+    /// The next topic's first number.
+    pub(crate) fn streams_next(&self) -> u32 {
+        self.streams_next
+    }
+
+    /// Where a partition begins.
+    pub(crate) fn start(&self, stream: u32) -> Offset {
+        self.starts.get(&stream).copied().unwrap_or(Offset::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(name: &str, first_stream: u32, partitions: i32) -> Topic {
+        Topic {
+            id: TopicId(uuid::Uuid::from_u128(u128::from(first_stream))),
+            name: TopicName::new(name).unwrap(),
+            partitions,
+            created: Timestamp(0),
+            first_stream,
+        }
+    }
+
+    #[test]
+    fn a_snapshot_stands_for_the_changes_before_it() {
+        let mut meta = Meta::new();
+        for change in [
+            Change::Create(topic("a", 1, 3)),
+            Change::Create(topic("b", 4, 1)),
+            Change::Trim(2, Offset(9)),
+            Change::ProducerIds(100),
+            Change::Recycle(200, 100),
+            Change::Recycle(0, 100),
+            Change::Recycle(100, 100),
+            Change::Remove(topic("b", 4, 1).id),
+        ] {
+            meta.apply(change);
+        }
+        let text = serde_json::to_string(&Change::Snapshot(meta.clone())).unwrap();
+        let mut other = Meta::new();
+        other.apply(serde_json::from_str(&text).unwrap());
+        assert_eq!(other, meta);
+        assert_eq!(other.streams_next(), 5, "numbers are not used again");
+        assert_eq!(other.start(2), Offset(9));
+        assert!(other.is_recycled(100, 200) && !other.is_recycled(100, 201));
+        assert!(other.topic(&TopicName::new("a").unwrap()).is_some());
+        assert!(other.topic(&TopicName::new("b").unwrap()).is_none());
+    }
+}

@@ -1,0 +1,51 @@
+//! Sizes and limits of the embedded log.
+
+/// Sizes and limits. The defaults are for a node; tests make them small.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// Bytes of a journal file.
+    pub file_bytes: u64,
+    /// Bytes of a new journal's first file; each next one is twice as large, up to
+    /// [`Self::file_bytes`]. Small, so that a new node need not wait for zeros.
+    pub first_file_bytes: u64,
+    /// The most that one write and sync take.
+    pub write_bytes_max: usize,
+    /// Groups larger than this are staged in chunks, so that they block nobody.
+    pub whole_group_bytes_max: usize,
+    /// Bytes of a chunk of a staged group.
+    pub chunk_bytes: usize,
+    /// The largest group.
+    pub group_bytes_max: usize,
+    /// Groups that are on their way to the disk and count against this: see
+    /// [`crate::EmbeddedLog::ready`].
+    pub in_flight_bytes_max: usize,
+    /// Bytes of the journal's newest frames that are kept in memory.
+    pub hot_bytes: usize,
+    /// Bytes of older index sections that are kept in memory.
+    pub index_cache_bytes: usize,
+    /// What must stay free on the disk after a new journal file.
+    pub free_bytes_min: u64,
+    /// The most partitions that a topic can have.
+    pub partitions_max: i32,
+    /// Dead journal files that are kept to be used again.
+    pub spares_max: usize,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            file_bytes: 64 << 20,
+            first_file_bytes: 8 << 20,
+            write_bytes_max: 4 << 20,
+            whole_group_bytes_max: 1 << 20,
+            chunk_bytes: 512 << 10,
+            group_bytes_max: 512 << 20,
+            in_flight_bytes_max: 64 << 20,
+            hot_bytes: 32 << 20,
+            index_cache_bytes: 16 << 20,
+            free_bytes_min: 64 << 20,
+            partitions_max: 10_000,
+            spares_max: 4,
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Idempotent producers: which batches of a partition were written before.
+//!
+//! Per partition and producer the last five batches are kept, as many as a Kafka client has in
+//! flight. A batch is checked like this (Kafka's `ProducerAppendInfo` is the model):
+//! 1. an older epoch than the newest seen: fenced;
+//! 2. a newer epoch: must begin at sequence 0, and forgets what was before;
+//! 3. the same first and last sequence as one of the five: a retry, answered with the offset of
+//!    the original;
+//! 4. the sequence behind the last one: new;
+//! 5. all of it older than the five: written before, its offset forgotten;
+//! 6. anything else: out of order.
+//!
+//! A producer that the partition does not know may begin anywhere: its state may have expired.
+
+use std::collections::VecDeque;
+
+use afflux_record::frame::BatchMeta;
+use afflux_types::{Offset, Timestamp};
+use bytes::{Buf, BufMut};
+use hashbrown::HashMap;
+
+/// As many batches as an idempotent client has in flight.
+const BATCHES_KEPT: usize = 5;
+
+/// A batch that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Written {
+    base_sequence: i32,
+    last_sequence: i32,
+    base_offset: Offset,
+    /// Behind its group in the journal.
+    end: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Producer {
+    epoch: i16,
+    time: Timestamp,
+    batches: VecDeque<Written>,
+}
+
+/// What is to be done with a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Append it.
+    New,
+    /// It is there already.
+    Duplicate {
+        /// Where.
+        base_offset: Offset,
+        /// Behind its group in the journal.
+        end: u64,
+    },
+    /// It is there already, but nobody knows where any more.
+    Forgotten,
+    /// One before it is missing.
+    OutOfOrder {
+        /// The last one there.
+        last: Option<i32>,
+    },
+    /// A newer instance has written.
+    Fenced {
+        /// Its epoch.
+        current: i16,
+    },
+}
+
+/// The producers of one partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Producers(HashMap<i64, Producer>);
+
+/// The sequence `by` behind another; sequences go round from `i32::MAX` to 0.
+fn sequence_after(sequence: i32, by: i32) -> i32 {
+    ((i64::from(sequence) + i64::from(by)) % (i64::from(i32::MAX) + 1)) as i32
+}
+
+/// How far `later` lies behind `earlier`, going round.
+fn sequence_distance(earlier: i32, later: i32) -> i64 {
+    (i64::from(later) - i64::from(earlier)).rem_euclid(i64::from(i32::MAX) + 1)
+}
+
+pub(crate) fn last_sequence(batch: &BatchMeta) -> i32 {
+    sequence_after(batch.base_sequence, batch.last_offset_delta)
+}
+
+/// Whether the batch takes part at all. Control batches have a producer but no sequence.
+pub(crate) fn is_numbered(batch: &BatchMeta) -> bool {
+    batch.producer.0 >= 0 && batch.base_sequence >= 0
+}
+
+impl Producers {
+    /// Says what to do with a numbered batch.
+    pub(crate) fn check(&self, batch: &BatchMeta) -> Verdict {
+        let Some(producer) = self.0.get(&batch.producer.0) else {
+            return Verdict::New;
+        };
+        let epoch = batch.producer_epoch.0;
+        if epoch < producer.epoch {
+            return Verdict::Fenced { current: producer.epoch };
+        }
+        let newest = producer.batches.back().map(|written| written.last_sequence);
+        if epoch > producer.epoch {
+            return match batch.base_sequence {
+                0 => Verdict::New,
+                _ => Verdict::OutOfOrder { last: newest },
+            };
+        }
+        let (Some(last), Some(oldest)) = (newest, producer.batches.front()) else {
+            return Verdict::New;
+        };
+        let ends = (batch.base_sequence, last_sequence(batch));
+        let same = |written: &&Written| (written.base_sequence, written.last_sequence) == ends;
+        if let Some(written) = producer.batches.iter().find(same) {
+            return Verdict::Duplicate { base_offset: written.base_offset, end: written.end };
+        }
+        if batch.base_sequence == sequence_after(last, 1) {
+            return Verdict::New;
+        }
+        // Before the oldest of the five, within half the circle.
+        let before = sequence_distance(last_sequence(batch), oldest.base_sequence);
+        if producer.batches.len() == BATCHES_KEPT && before > 0 && before < i64::from(i32::MAX) / 2
+        {
+            return Verdict::Forgotten;
+        }
+        Verdict::OutOfOrder { last: Some(last) }
+    }
+
+    /// Remembers a numbered batch that was given offsets.
+    pub(crate) fn record(&mut self, batch: &BatchMeta, time: Timestamp, end: u64) {
+        let producer = self.0.entry(batch.producer.0).or_insert_with(|| Producer {
+            epoch: batch.producer_epoch.0,
+            time,
+            batches: VecDeque::with_capacity(BATCHES_KEPT),
+        });
+        if producer.epoch != batch.producer_epoch.0 {
+            producer.epoch = batch.producer_epoch.0;
+            producer.batches.clear();
+        }
+        if producer.batches.len() == BATCHES_KEPT {
+            producer.batches.pop_front();
+        }
+        producer.time = time;
+        producer.batches.push_back(Written {
+            base_sequence: batch.base_sequence,
+            last_sequence: last_sequence(batch),
+            base_offset: batch.base_offset,
+            end,
+        });
+    }
+
+    /// Forgets producers that have not written since `before`.
+    pub(crate) fn expire(&mut self, before: Timestamp) {
+        self.0.retain(|_, producer| producer.time >= before);
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Writes all: count u32, then per producer id i64, epoch i16, time i64, batches u8 x (base
+    /// sequence i32, last sequence i32, base offset i64, end u64).
+    pub(crate) fn encode(&self, to: &mut Vec<u8>) {
+        to.put_u32_le(self.0.len() as u32);
+        for (id, producer) in &self.0 {
+            to.put_i64_le(*id);
+            to.put_i16_le(producer.epoch);
+            to.put_i64_le(producer.time.0);
+            to.put_u8(producer.batches.len() as u8);
+            for written in &producer.batches {
+                to.put_i32_le(written.base_sequence);
+                to.put_i32_le(written.last_sequence);
+                to.put_i64_le(written.base_offset.0);
+                to.put_u64_le(written.end);
+            }
+        }
+    }
+
+    /// Reads what [`Self::encode`] wrote; `None` if it ends early.
+    pub(crate) fn decode(from: &mut &[u8]) -> Option<Self> {
+        let mut producers = HashMap::new();
+        for _ in 0..from.try_get_u32_le().ok()? {
+            let id = from.try_get_i64_le().ok()?;
+            let epoch = from.try_get_i16_le().ok()?;
+            let time = Timestamp(from.try_get_i64_le().ok()?);
+            let mut batches = VecDeque::with_capacity(BATCHES_KEPT);
+            for _ in 0..from.try_get_u8().ok()? {
+                batches.push_back(Written {
+                    base_sequence: from.try_get_i32_le().ok()?,
+                    last_sequence: from.try_get_i32_le().ok()?,
+                    base_offset: Offset(from.try_get_i64_le().ok()?),
+                    end: from.try_get_u64_le().ok()?,
+                });
+            }
+            producers.insert(id, Producer { epoch, time, batches });
+        }
+        Some(Self(producers))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use afflux_types::{ProducerEpoch, ProducerId};
+
+    use super::*;
+
+    fn batch(epoch: i16, base_sequence: i32, records: i32) -> BatchMeta {
+        BatchMeta {
+            stream: 1,
+            bytes: 100,
+            base_offset: Offset(i64::from(base_sequence) + 1000),
+            max_timestamp: Timestamp(0),
+            producer: ProducerId(7),
+            producer_epoch: ProducerEpoch(epoch),
+            base_sequence,
+            last_offset_delta: records - 1,
+            attributes: 0,
+        }
+    }
+
+    #[test]
+    fn sequences_are_checked_as_kafka_does() {
+        let written = |batches: &[(i16, i32, i32)]| {
+            let mut producers = Producers::default();
+            for (epoch, sequence, records) in batches {
+                let batch = batch(*epoch, *sequence, *records);
+                assert_eq!(producers.check(&batch), Verdict::New);
+                producers.record(&batch, Timestamp(0), 50);
+            }
+            producers
+        };
+        let check = |before: &[(i16, i32, i32)], (e, s, r): (i16, i32, i32), expected: Verdict| {
+            assert_eq!(written(before).check(&batch(e, s, r)), expected, "{before:?} {s}");
+        };
+        let duplicate = |s: i64| Verdict::Duplicate { base_offset: Offset(1000 + s), end: 50 };
+        let out = |last: i32| Verdict::OutOfOrder { last: Some(last) };
+        check(&[], (0, 0, 1), Verdict::New);
+        check(&[], (0, 5, 1), Verdict::New);
+        check(&[(0, 0, 3)], (0, 3, 1), Verdict::New);
+        check(&[(0, 0, 3)], (0, 4, 1), out(2));
+        check(&[(0, 0, 3)], (0, 0, 3), duplicate(0));
+        check(&[(0, 0, 3)], (0, 0, 2), out(2));
+        check(&[(1, 0, 3)], (0, 3, 1), Verdict::Fenced { current: 1 });
+        check(&[(0, 0, 3)], (1, 0, 1), Verdict::New);
+        check(&[(0, 0, 3)], (1, 3, 1), out(2));
+        check(&[(0, 0, 3), (1, 0, 1)], (1, 0, 1), duplicate(0));
+        let six: Vec<_> = (0..6).map(|s| (0, s, 1)).collect();
+        check(&six, (0, 0, 1), Verdict::Forgotten);
+        check(&six, (0, 1, 1), duplicate(1));
+        check(&six, (0, 8, 1), out(5));
+        let max = i32::MAX;
+        check(&[(0, max - 1, 2)], (0, 0, 1), Verdict::New);
+        check(&[(0, max, 2)], (0, 1, 1), Verdict::New);
+        check(&[(0, max, 2)], (0, max, 2), duplicate(i64::from(max)));
+    }
+
+    #[test]
+    fn state_reads_back_and_expires() {
+        let mut producers = Producers::default();
+        producers.record(&batch(3, 0, 2), Timestamp(10), 64);
+        producers.record(&batch(3, 2, 1), Timestamp(20), 128);
+        let mut bytes = Vec::new();
+        producers.encode(&mut bytes);
+        assert_eq!(Producers::decode(&mut &bytes[..]), Some(producers.clone()));
+        for cut in 0..bytes.len() {
+            assert_eq!(Producers::decode(&mut &bytes[..cut]), None);
+        }
+        producers.expire(Timestamp(20));
+        assert!(!producers.is_empty());
+        producers.expire(Timestamp(21));
+        assert!(producers.is_empty());
+    }
+}

@@ -1,0 +1,230 @@
+//! Reading batches: what the index names, from memory or from disk.
+//!
+//! 1. Under the sequencer's lock the index is asked and what is hot is taken, shared. For the
+//!    rest only files and places are noted.
+//! 2. Without the lock, what lies near each other on disk is read at once. Every batch read from
+//!    disk is checked: its offset, its checksum.
+//!
+//! Entries of sealed files come from their index file, through a small cache; such a read ends
+//! with the file, and the next one goes on behind it.
+
+use std::{collections::VecDeque, io, sync::Arc};
+
+use afflux_env::Disk;
+use afflux_record::{Header, batch};
+use afflux_types::{LeaderEpoch, Offset, TopicPartition};
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+
+use crate::{
+    error::ReadError,
+    index::{IndexEntry, Run, WHOLE},
+    journal::{IndexFile, JournalFile, Section},
+    sequencer::Sequencer,
+};
+
+/// Places on disk that are this near are read with one call.
+const GAP_BYTES_MAX: u64 = 16 << 10;
+/// The most that one call reads, unless one batch is larger.
+const SPAN_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of a batch, or where they are.
+#[derive(Debug, Clone)]
+enum Source {
+    Hot(Bytes),
+    Disk(Arc<JournalFile>, u64, u32),
+}
+
+/// A batch to be read.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    entry: IndexEntry,
+    sources: Vec<Source>,
+}
+
+/// Where the bytes at a position are; `None` if the file is gone.
+fn source(state: &Sequencer, position: u64, bytes: u32) -> Option<Source> {
+    if let Some(hot) = state.hot.get(position, bytes as usize) {
+        return Some(Source::Hot(hot));
+    }
+    let (_, file) = state.files.range(..=position).next_back()?;
+    Some(Source::Disk(file.file.clone(), position, bytes))
+}
+
+/// Notes where a batch is; `None` if its file is gone.
+pub(crate) fn want(
+    state: &Sequencer,
+    entry: &IndexEntry,
+    section: Option<&Section>,
+) -> Option<Wanted> {
+    let sources = if entry.pieces == WHOLE {
+        vec![source(state, entry.at, entry.bytes)?]
+    } else {
+        let (_, file) = state.files.range(..=entry.at).next_back()?;
+        let lists = section.map_or(&file.pieces, |section| &section.pieces);
+        let list = lists.get(entry.pieces as usize)?;
+        list.iter().map(|p| source(state, p.position.0, p.bytes)).collect::<Option<_>>()?
+    };
+    Some(Wanted { entry: *entry, sources })
+}
+
+/// Reads what was noted.
+pub(crate) fn fetch(
+    partition: &TopicPartition,
+    wanted: Vec<Wanted>,
+) -> Result<Vec<Bytes>, ReadError> {
+    let mut batches = Vec::with_capacity(wanted.len());
+    let mut at = 0;
+    while at < wanted.len() {
+        match &wanted[at].sources[..] {
+            [Source::Hot(bytes)] if wanted[at].entry.pieces == WHOLE => {
+                batches.push(bytes.clone());
+                at += 1;
+            }
+            [Source::Disk(file, from, bytes)] if wanted[at].entry.pieces == WHOLE => {
+                let near = near(&wanted[at..], file, *from, *bytes);
+                let last = &wanted[at + near - 1].entry;
+                let end = last.at + u64::from(last.bytes);
+                let span = read(file, *from, (end - from) as usize)?;
+                for wanted in &wanted[at..at + near] {
+                    let start = (wanted.entry.at - from) as usize;
+                    let batch = span.slice(start..start + wanted.entry.bytes as usize);
+                    check(partition, &wanted.entry, &batch, file)?;
+                    batches.push(batch);
+                }
+                at += near;
+            }
+            _ => {
+                batches.push(join(partition, &wanted[at])?);
+                at += 1;
+            }
+        }
+    }
+    Ok(batches)
+}
+
+/// How many of the wanted batches can be read at once with the first.
+fn near(wanted: &[Wanted], file: &Arc<JournalFile>, from: u64, bytes: u32) -> usize {
+    let mut end = from + u64::from(bytes);
+    let mut count = 1;
+    for next in &wanted[1..] {
+        match &next.sources[..] {
+            [Source::Disk(same, at, bytes)]
+                if next.entry.pieces == WHOLE
+                    && same.base == file.base
+                    && *at <= end + GAP_BYTES_MAX
+                    && at + u64::from(*bytes) - from <= SPAN_BYTES_MAX =>
+            {
+                end = at + u64::from(*bytes);
+                count += 1;
+            }
+            _ => break,
+        }
+    }
+    count
+}
+
+fn read(file: &JournalFile, at: u64, bytes: usize) -> Result<Bytes, ReadError> {
+    let mut buf = vec![0; bytes];
+    file.read(&mut buf, at)
+        .map_err(|source| ReadError::Io { path: file.path.clone(), source: Arc::new(source) })?;
+    Ok(buf.into())
+}
+
+/// Joins the pieces of a staged batch. Its offset was not known when they were written.
+fn join(partition: &TopicPartition, wanted: &Wanted) -> Result<Bytes, ReadError> {
+    let entry = &wanted.entry;
+    let mut joined = BytesMut::with_capacity(entry.bytes as usize);
+    for source in &wanted.sources {
+        match source {
+            Source::Hot(bytes) => joined.extend_from_slice(bytes),
+            Source::Disk(file, at, bytes) => {
+                joined.extend_from_slice(&read(file, *at, *bytes as usize)?);
+            }
+        }
+    }
+    let corrupt = |reason: String| ReadError::Corrupt {
+        partition: partition.clone(),
+        offset: Offset(entry.base),
+        reason,
+    };
+    batch::patch(&mut joined, Offset(entry.base), LeaderEpoch(entry.epoch))
+        .and_then(|()| batch::verify_crc(&joined))
+        .map_err(|error| corrupt(error.to_string()))?;
+    Ok(joined.freeze())
+}
+
+fn check(
+    partition: &TopicPartition,
+    entry: &IndexEntry,
+    bytes: &[u8],
+    file: &JournalFile,
+) -> Result<(), ReadError> {
+    let wrong = match Header::parse(bytes) {
+        Ok(header) if header.base_offset.0 == entry.base && header.bytes == bytes.len() => {
+            batch::verify_crc(bytes).err().map(|error| error.to_string())
+        }
+        Ok(header) => Some(format!("a batch with offset {} is there", header.base_offset)),
+        Err(error) => Some(error.to_string()),
+    };
+    let Some(wrong) = wrong else { return Ok(()) };
+    Err(ReadError::Corrupt {
+        partition: partition.clone(),
+        offset: Offset(entry.base),
+        reason: format!("{}, position {}: {wrong}", file.path.display(), entry.at),
+    })
+}
+
+/// Sections of index files, the last used first.
+#[derive(Debug)]
+pub(crate) struct Sections {
+    cached: Mutex<VecDeque<(u64, u32, Arc<Section>)>>,
+    bytes_max: usize,
+}
+
+impl Sections {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { cached: Mutex::new(VecDeque::new()), bytes_max }
+    }
+
+    /// The entries of a run.
+    pub(crate) fn get(
+        &self,
+        disk: &dyn Disk,
+        partition: &TopicPartition,
+        run: &Run,
+    ) -> Result<Arc<Section>, ReadError> {
+        let index: &IndexFile = &run.index;
+        let mut cached = self.cached.lock();
+        let hit = cached.iter().position(|(base, s, _)| (*base, *s) == (index.base, run.section));
+        if let Some(found) = hit.and_then(|hit| cached.remove(hit)) {
+            let section = found.2.clone();
+            cached.push_front(found);
+            return Ok(section);
+        }
+        drop(cached);
+        let read = index.section(disk, run.section);
+        let section = Arc::new(read.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ReadError::Corrupt {
+                partition: partition.clone(),
+                offset: Offset(run.base),
+                reason: format!(
+                    "the index {} is damaged: stop the node, remove that file and start again, it \
+                     will be built anew",
+                    index.path().display()
+                ),
+            },
+            _ => ReadError::Io { path: index.path().to_owned(), source: Arc::new(error) },
+        })?);
+        let mut cached = self.cached.lock();
+        cached.push_front((index.base, run.section, section.clone()));
+        let mut bytes = 0;
+        let kept = cached.iter().take_while(|(_, _, section)| {
+            bytes += section.bytes();
+            bytes <= self.bytes_max
+        });
+        let kept = kept.count().max(1);
+        cached.truncate(kept);
+        Ok(section)
+    }
+}

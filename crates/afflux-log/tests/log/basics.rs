@@ -1,0 +1,112 @@
+//! Topics, appends, reads, restarts.
+
+use afflux_env::sim::Sim;
+use afflux_log::{
+    Isolation, Log, TopicSpec,
+    error::{AppendError, OpenError, ReadError, TopicError},
+};
+use afflux_types::{Offset, Timestamp};
+
+use crate::support::*;
+
+#[test]
+fn what_is_appended_is_read_once_durable() {
+    let sim = Sim::new(1);
+    let log = open(&sim).unwrap();
+    topic(&log, "t", 2);
+    let at = partition("t", 1);
+    let mut ticket = log.append(&group(&[(at.clone(), batch(5, &["a", "b"]))]));
+    assert!(ticket.poll_now().is_none());
+    assert_eq!(records(&log, &at, Isolation::Uncommitted), []);
+    let appended = records(&log, &at, Isolation::Appended);
+    assert_eq!(appended, [(0, "a".to_owned()), (1, "b".to_owned())]);
+    assert_eq!(settle(&log, ticket).unwrap().base_offsets, [Offset(0)]);
+    assert_eq!(records(&log, &at, Isolation::Uncommitted), appended);
+    assert_eq!(records(&log, &partition("t", 0), Isolation::Uncommitted), []);
+    let second = append(&log, &[(at.clone(), batch(7, &["c"]))]).unwrap();
+    assert_eq!(second.base_offsets, [Offset(2)]);
+    assert_eq!(log.offset_at(&at, Timestamp(6)).unwrap(), Some((Offset(1), Timestamp(6))));
+    assert_eq!(log.offset_at(&at, Timestamp(7)).unwrap(), Some((Offset(2), Timestamp(7))));
+    assert_eq!(log.offset_at(&at, Timestamp(8)).unwrap(), None);
+}
+
+#[test]
+fn what_does_not_exist_is_refused() {
+    let sim = Sim::new(1);
+    let log = open(&sim).unwrap();
+    topic(&log, "t", 1);
+    let refused = append(&log, &[(partition("t", 1), batch(1, &["a"]))]);
+    assert!(matches!(refused, Err(AppendError::UnknownPartition(_))), "{refused:?}");
+    let refused = append(&log, &[(partition("u", 0), batch(1, &["a"]))]);
+    assert!(matches!(refused, Err(AppendError::UnknownPartition(_))), "{refused:?}");
+    let cut = batch(1, &["a"]).slice(..68);
+    let refused = append(&log, &[(partition("t", 0), cut)]);
+    assert!(matches!(refused, Err(AppendError::Malformed { .. })), "{refused:?}");
+    let spec = |topic: &str, partitions| TopicSpec { name: name(topic), partitions };
+    assert!(matches!(log.create_topic(&spec("t", 1)), Err(TopicError::Exists(_))));
+    assert!(matches!(log.create_topic(&spec("u", 0)), Err(TopicError::Partitions { .. })));
+    assert!(matches!(log.delete_topic(&name("u")), Err(TopicError::Unknown(_))));
+    let outside = log.fetch(&partition("t", 0), Offset(1), 1, Isolation::Uncommitted);
+    assert!(matches!(outside, Err(ReadError::OffsetOutOfRange { .. })), "{outside:?}");
+    assert!(
+        log.fetch(&partition("t", 0), Offset(0), 1, Isolation::Uncommitted)
+            .unwrap()
+            .batches
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_restart_finds_everything() {
+    let sim = Sim::new(1);
+    let value = "x".repeat(700);
+    let large = "y".repeat(9000);
+    let mut expected = vec![Vec::new(), Vec::new(), Vec::new()];
+    let mut id = 0;
+    for life in 0..4 {
+        let log = open(&sim).unwrap();
+        assert_eq!(log.leader_epoch().0, life + 1);
+        if life == 0 {
+            topic(&log, "t", 3);
+        }
+        let next = log.next_producer_id().unwrap().0;
+        assert!(next > id || life == 0);
+        id = next;
+        for p in 0..3 {
+            assert_eq!(
+                records(&log, &partition("t", p), Isolation::Uncommitted),
+                expected[p as usize]
+            );
+        }
+        // Several files, among them staged groups.
+        for i in 0..120 {
+            let value = format!("{life} {i} {}", if i % 10 == 0 { &large } else { &value });
+            let p = i % 3;
+            let appended =
+                append(&log, &[(partition("t", p), batch(i64::from(i), &[&value]))]).unwrap();
+            expected[p as usize].push((appended.base_offsets[0].0, value));
+        }
+        for p in 0..3 {
+            assert_eq!(
+                records(&log, &partition("t", p), Isolation::Uncommitted),
+                expected[p as usize]
+            );
+        }
+        if life % 2 == 0 {
+            log.shutdown();
+        } else {
+            sim.disk.crash();
+        }
+    }
+    let offsets: Vec<i64> = expected[0].iter().map(|(offset, _)| *offset).collect();
+    assert_eq!(offsets, (0..160).collect::<Vec<_>>());
+}
+
+#[test]
+fn one_log_a_directory() {
+    let sim = Sim::new(1);
+    let log = open(&sim).unwrap();
+    assert!(matches!(open(&sim), Err(OpenError::InUse(_))));
+    log.shutdown();
+    open(&sim).unwrap();
+}

@@ -1,0 +1,4 @@
+//! The embedded log on the simulated seam.
+
+mod basics;
+mod support;

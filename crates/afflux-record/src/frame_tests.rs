@@ -1,0 +1,117 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Compression, batch::Builder};
+
+fn header(kind: Kind, length: usize) -> FrameHeader {
+    FrameHeader {
+        position: JournalPosition(4096),
+        sequence: 7,
+        durable: JournalPosition(4000),
+        incarnation: Incarnation(3),
+        length: length as u32,
+        kind,
+    }
+}
+
+fn meta(stream: u32, bytes: u32) -> BatchMeta {
+    BatchMeta {
+        stream,
+        bytes,
+        base_offset: Offset(11),
+        max_timestamp: Timestamp(-5),
+        producer: ProducerId(9),
+        producer_epoch: ProducerEpoch(2),
+        base_sequence: 4,
+        last_offset_delta: 6,
+        attributes: 1,
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_frame_reads_back_and_every_flipped_bit_is_seen(
+        payload in proptest::collection::vec(any::<u8>(), 0..200),
+        bit in any::<prop::sample::Index>(),
+    ) {
+        let written = header(Kind::Group, payload.len());
+        let mut bytes = written.encode(&payload).to_vec();
+        bytes.extend_from_slice(&payload);
+        let read = |bytes: &[u8]| {
+            let header = FrameHeader::parse(bytes, JournalPosition(4096))?;
+            let payload = bytes.get(FRAME_HEADER_BYTES..)?.get(..header.length as usize)?;
+            FrameHeader::verify(bytes, payload).then_some(header)
+        };
+        prop_assert_eq!(read(&bytes), Some(written));
+        prop_assert!(FrameHeader::parse(&bytes, JournalPosition(4104)).is_none());
+        let bit = bit.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        prop_assert_eq!(read(&bytes), None);
+    }
+
+    #[test]
+    fn any_payload_is_read_without_a_panic(
+        payload in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let _ = read_group(&payload);
+        if let Ok(commit) = Commit::decode(&payload) {
+            let _ = commit.pieces();
+        }
+    }
+
+    #[test]
+    fn pieces_cover_the_chunks_in_order(
+        batches in proptest::collection::vec(1_u32..50, 1..20),
+        cuts in proptest::collection::vec(1_u32..30, 1..100),
+    ) {
+        let total: u32 = batches.iter().sum();
+        let mut chunks = Vec::new();
+        let mut covered = 0;
+        for (i, cut) in cuts.iter().cycle().enumerate() {
+            let bytes = (*cut).min(total - covered);
+            chunks.push(Piece { position: JournalPosition(i as u64 * 1000), bytes });
+            covered += bytes;
+            if covered == total {
+                break;
+            }
+        }
+        let entries = batches.iter().map(|bytes| meta(1, *bytes)).collect();
+        let commit = Commit { time: Timestamp(1), chunks, entries };
+        prop_assert_eq!(&Commit::decode(&commit.encode()).unwrap(), &commit);
+        let pieces = commit.pieces().unwrap();
+        let byte_by_byte = |pieces: &mut dyn Iterator<Item = &Piece>| -> Vec<u64> {
+            pieces.flat_map(|p| (0..u64::from(p.bytes)).map(|i| p.position.0 + i)).collect()
+        };
+        prop_assert_eq!(
+            byte_by_byte(&mut pieces.iter().flatten()),
+            byte_by_byte(&mut commit.chunks.iter())
+        );
+        for (pieces, bytes) in pieces.iter().zip(&batches) {
+            prop_assert_eq!(pieces.iter().map(|p| p.bytes).sum::<u32>(), *bytes);
+        }
+    }
+}
+
+#[test]
+fn a_group_reads_back() {
+    let batch = |text: &str| {
+        let mut builder = Builder::new(Compression::None);
+        builder.push(Timestamp(5), None, Some(text.as_bytes()));
+        builder.finish().unwrap()
+    };
+    let batches = [batch("a"), batch("bcd")];
+    let mut payload = Vec::new();
+    put_group(&mut payload, Timestamp(42), 2);
+    let starts: Vec<usize> =
+        (1..).zip(&batches).map(|(s, b)| put_entry(&mut payload, s, b)).collect();
+    assert_eq!(payload.len(), group_bytes(batches.iter().map(bytes::Bytes::len)));
+    let (time, entries) = read_group(&payload).unwrap();
+    assert_eq!(time, Timestamp(42));
+    for (i, (meta, start)) in entries.iter().enumerate() {
+        assert_eq!(meta.stream, i as u32 + 1);
+        assert_eq!(*start, starts[i]);
+        assert_eq!(&payload[*start..*start + meta.bytes as usize], &batches[i][..]);
+    }
+    payload.pop();
+    assert_eq!(read_group(&payload), Err(PayloadError::Truncated));
+}
