@@ -1,0 +1,759 @@
+//! The line: cuts the log into ticks, takes every pipeline to them, publishes what is durable.
+//!
+//! One step, synchronous and bounded, driven by the engine's thread or by a test:
+//! 1. take commands: pipelines to start and to stop,
+//! 2. publish, in order, the passes that have become durable,
+//! 3. open one pipeline that waits to be opened; the line begins, once all have been opened, at
+//!    the highest tick of any of them, or at the log's end,
+//! 4. stop here if too much is in flight, or if waiting a little lets more input share the cost,
+//! 5. make a pass: take the log's next tick, and every pipeline, oldest first (a view is older
+//!    than the views over it), to it.
+//!
+//! A pipeline that is behind the line first makes one bounded epoch of its own towards the tick
+//! at which the line stands. When it has come there, and all views that it reads are on the line,
+//! it joins, and completes the pass's tick with the others. A view over views begins at that
+//! moment, with their contents; after a restart it goes on with their frames from the log.
+//!
+//! Frames of pipelines that read each other travel in one group. If the log refuses it, all of
+//! them are closed and opened again from what is durable; nobody has seen what they had computed.
+//!
+//! A pass is published when its groups are durable and the log is durable up to its tick: also a
+//! tick that changed nothing must not name a position that a crash could take away.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use afflux_catalog::Object;
+use afflux_log::{
+    Appended, EpochCommit, Log, Ticket,
+    error::AppendError,
+};
+use afflux_record::changelog::Changes;
+use afflux_types::{Classified, ErrorKind, ObjectId, Offset, Tick, Timestamp};
+use tokio::sync::mpsc;
+
+use crate::{
+    EngineError,
+    ddl::Command,
+    pipeline::{Feed, Pass, Pipeline, Submission},
+    published::{Recent, RecentFrame, Shared},
+    snapshot::Stepped,
+    source::Sources,
+    status::PipelineState,
+};
+
+/// What to do behind a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Step again at once.
+    Again,
+    /// Wait for the disk, a command, or:
+    Wait {
+        /// a time (of the monotonic clock, as a span from now),
+        until: Option<Duration>,
+        /// something new in the log.
+        on_append: bool,
+    },
+    /// The log is closed or broken: there is nothing more to do.
+    Halted,
+}
+
+/// All pipelines of the node. See the module.
+pub(crate) struct Line {
+    shared: Arc<Shared>,
+    log: Arc<dyn Log>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    taken: VecDeque<Command>,
+    sources: Sources,
+    /// Oldest first.
+    slots: Vec<Slot>,
+    /// All live pipelines have completed this.
+    tick: Tick,
+    begun: bool,
+    time: Timestamp,
+    in_flight: VecDeque<PassInFlight>,
+    in_flight_bytes: usize,
+    /// The monotonic time before which a small pass would not pay.
+    not_before: Duration,
+    generation: u64,
+}
+
+struct Slot {
+    id: ObjectId,
+    object: Arc<Object>,
+    /// Counts openings, so that what an earlier one had in flight is not taken for this one's.
+    generation: u64,
+    /// Which pipelines read each other, directly or not: those with the same number.
+    family: ObjectId,
+    state: SlotState,
+}
+
+enum SlotState {
+    /// To be opened, not before a monotonic time.
+    Closed { not_before: Duration },
+    Running(Box<Pipeline>),
+    Failed,
+}
+
+/// A pass on its way to the disk.
+struct PassInFlight {
+    tick: Tick,
+    commits: Vec<CommitInFlight>,
+    /// Who joined the line in it.
+    joined: Vec<(ObjectId, u64)>,
+    bytes: usize,
+}
+
+struct CommitInFlight {
+    ticket: Ticket,
+    outcome: Option<Result<Appended, AppendError>>,
+    frames: Vec<FrameInFlight>,
+}
+
+struct FrameInFlight {
+    id: ObjectId,
+    generation: u64,
+    offset: Offset,
+    tick: Tick,
+    changes: Option<Arc<Changes>>,
+    bytes: usize,
+    /// Which entry of the group it is.
+    entry: usize,
+}
+
+impl Line {
+    pub(crate) fn new(shared: Arc<Shared>, commands: mpsc::UnboundedReceiver<Command>) -> Self {
+        let log = Arc::clone(&shared.log);
+        let objects: Vec<_> =
+            shared.published.lock().views.values().map(|view| Arc::clone(&view.object)).collect();
+        let mut line = Self {
+            sources: Sources::new(Arc::clone(&log)),
+            log,
+            shared,
+            commands,
+            taken: VecDeque::new(),
+            slots: Vec::new(),
+            tick: Tick::ZERO,
+            begun: false,
+            time: Timestamp::MIN,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            not_before: Duration::ZERO,
+            generation: 0,
+        };
+        for object in objects {
+            line.add(object);
+        }
+        line
+    }
+
+    pub(crate) fn log(&self) -> Arc<dyn Log> {
+        Arc::clone(&self.log)
+    }
+
+    /// Resolves when the oldest pass in flight, or a command, is worth a step.
+    pub(crate) async fn stirred(&mut self) {
+        let front = self.in_flight.front_mut();
+        let waiting = front.and_then(|pass| pass.commits.iter_mut().find(|c| c.outcome.is_none()));
+        let command = match waiting {
+            Some(commit) => tokio::select! {
+                outcome = &mut commit.ticket => {
+                    commit.outcome = Some(outcome);
+                    return;
+                }
+                command = self.commands.recv() => command,
+            },
+            None => self.commands.recv().await,
+        };
+        match command {
+            Some(command) => self.taken.push_back(command),
+            // The handle is gone; the thread is told otherwise.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Does the next piece of work. Never waits.
+    pub(crate) fn step(&mut self) -> Step {
+        while let Ok(command) = self.commands.try_recv() {
+            self.taken.push_back(command);
+        }
+        while let Some(command) = self.taken.pop_front() {
+            self.obey(&command);
+        }
+        if !self.publish_durable() {
+            return Step::Halted;
+        }
+        let now = self.shared.env.clock.monotonic();
+        if self.open_one(now) {
+            return Step::Again;
+        }
+        if !self.begun {
+            self.begin();
+        }
+        let options = &self.shared.options;
+        if self.in_flight.len() >= options.in_flight_ticks_max
+            || self.in_flight_bytes >= options.in_flight_bytes_max
+        {
+            return Step::Wait { until: None, on_append: false };
+        }
+        let behind = self.log.appended().borrow().0.saturating_sub(self.tick.0);
+        if now < self.not_before && behind < options.pause_bytes_max {
+            return Step::Wait { until: Some(self.not_before - now), on_append: false };
+        }
+        let worked = self.pass();
+        if worked { Step::Again } else { self.wait(now) }
+    }
+
+    /// What there is to wait for when there is nothing to do.
+    fn wait(&self, now: Duration) -> Step {
+        const SNAPSHOT_POLL: Duration = Duration::from_millis(5);
+        let wall = self.shared.env.clock.now();
+        let mut until: Option<Duration> = None;
+        let mut at = |wait: Duration| until = Some(until.map_or(wait, |until| until.min(wait)));
+        for slot in &self.slots {
+            match &slot.state {
+                SlotState::Closed { not_before } => at(not_before.saturating_sub(now)),
+                SlotState::Running(pipeline) => {
+                    if pipeline.is_snapshotting() {
+                        at(SNAPSHOT_POLL);
+                    }
+                    if pipeline.live {
+                        for deadline in pipeline.sources.iter().filter_map(|s| s.idle_deadline()) {
+                            at(deadline.since(wall));
+                        }
+                    }
+                }
+                SlotState::Failed => {}
+            }
+        }
+        Step::Wait { until, on_append: true }
+    }
+
+    fn obey(&mut self, command: &Command) {
+        match *command {
+            Command::Start(id) => {
+                let object = {
+                    let published = self.shared.published.lock();
+                    published.views.get(&id).map(|view| Arc::clone(&view.object))
+                };
+                if let Some(object) = object {
+                    self.add(object);
+                }
+            }
+            Command::Stop(id) => {
+                self.slots.retain(|slot| slot.id != id);
+                self.relate();
+                let published = self.shared.published.lock();
+                self.sources.retain(|source| published.catalog.get(source).is_some());
+            }
+        }
+    }
+
+    fn add(&mut self, object: Arc<Object>) {
+        self.generation += 1;
+        let slot = Slot {
+            id: object.id,
+            family: object.id,
+            object,
+            generation: self.generation,
+            state: SlotState::Closed { not_before: Duration::ZERO },
+        };
+        let at = self.slots.partition_point(|other| other.id < slot.id);
+        if self.slots.get(at).is_none_or(|other| other.id != slot.id) {
+            self.slots.insert(at, slot);
+            self.relate();
+        }
+    }
+
+    /// Works out which pipelines read each other.
+    fn relate(&mut self) {
+        let mut family: HashMap<ObjectId, ObjectId> =
+            self.slots.iter().map(|slot| (slot.id, slot.id)).collect();
+        for slot in &self.slots {
+            for upstream in upstreams(&slot.object) {
+                let (Some(&one), Some(&other)) = (family.get(&upstream), family.get(&slot.id))
+                else {
+                    continue;
+                };
+                family.values_mut().filter(|f| **f == other).for_each(|f| *f = one);
+            }
+        }
+        for slot in &mut self.slots {
+            slot.family = family[&slot.id];
+        }
+    }
+
+    /// Opens the first pipeline that is due; whether there was one.
+    fn open_one(&mut self, now: Duration) -> bool {
+        let due = |slot: &Slot| {
+            matches!(slot.state, SlotState::Closed { not_before } if not_before <= now)
+                && !self.has_in_flight(slot.id)
+        };
+        let Some(index) = self.slots.iter().position(due) else { return false };
+        let line =
+            if self.begun { self.tick } else { self.log.next_tick(Tick::ZERO, u64::MAX) };
+        let slot = &mut self.slots[index];
+        match Pipeline::open(&self.shared, &slot.object, line) {
+            Ok(pipeline) => {
+                let mut published = self.shared.published.lock();
+                if let Some(view) = published.views.get_mut(&slot.id) {
+                    view.contents = pipeline.contents.clone();
+                    view.tick = pipeline.tick;
+                    view.next_frame = pipeline.next_frame;
+                    // An earlier opening's frames may end before this one's begin.
+                    view.recent = Recent::default();
+                    let lag_bytes = line.0.saturating_sub(pipeline.tick.0);
+                    view.state = PipelineState::CatchingUp { lag_bytes };
+                }
+                drop(published);
+                slot.state = SlotState::Running(Box::new(pipeline));
+                self.shared.wake();
+            }
+            Err(error) => self.fail(index, &error),
+        }
+        true
+    }
+
+    fn begin(&mut self) {
+        self.begun = true;
+        let ticks = self.slots.iter().filter_map(|slot| match &slot.state {
+            SlotState::Running(pipeline) if pipeline.tick > Tick::ZERO => Some(pipeline.tick),
+            _ => None,
+        });
+        self.tick = ticks.max().unwrap_or_else(|| self.log.next_tick(Tick::ZERO, u64::MAX));
+    }
+
+    fn has_in_flight(&self, id: ObjectId) -> bool {
+        let frames = self.in_flight.iter().flat_map(|pass| &pass.commits).flat_map(|c| &c.frames);
+        frames.into_iter().any(|frame| frame.id == id)
+    }
+
+    /// Stops a pipeline, and all that read it. Those whose trouble may pass are opened again.
+    fn fail(&mut self, index: usize, error: &EngineError) {
+        let again = matches!(error.kind(), ErrorKind::Full | ErrorKind::Unavailable)
+            && !matches!(error, EngineError::Failed { .. });
+        let not_before =
+            self.shared.env.clock.monotonic().saturating_add(self.shared.options.retry_after);
+        let mut failed = vec![self.slots[index].id];
+        let mut published = self.shared.published.lock();
+        for slot in &mut self.slots[index..] {
+            let is_it = slot.id == failed[0];
+            let upstream = upstreams(&slot.object).into_iter().find(|id| failed.contains(id));
+            if !is_it && upstream.is_none() {
+                continue;
+            }
+            let reason = match (&upstream, error) {
+                (None, EngineError::Failed { error, .. }) => error.clone(),
+                (None, error) => error.to_string(),
+                (Some(_), error) => format!("a view that it reads failed: {error}"),
+            };
+            tracing::error!(view = %slot.object.name, error = %reason, again, "a pipeline stopped");
+            if !is_it {
+                failed.push(slot.id);
+            }
+            self.generation += 1;
+            slot.generation = self.generation;
+            slot.state =
+                if again { SlotState::Closed { not_before } } else { SlotState::Failed };
+            if let Some(view) = published.views.get_mut(&slot.id) {
+                view.state = PipelineState::Failed { error: reason };
+            }
+        }
+        drop(published);
+        self.shared.wake();
+    }
+
+    /// One pass; whether anything moved.
+    fn pass(&mut self) -> bool {
+        let started = self.shared.env.clock.monotonic();
+        let at = self.tick;
+        let mut tick = self.log.next_tick(at, self.shared.options.tick_bytes_max);
+        let mut work = Work::default();
+        if tick == at && self.heartbeat(&mut work) {
+            tick = self.log.next_tick(at, self.shared.options.tick_bytes_max);
+        }
+        let behind = |slot: &Slot| matches!(&slot.state, SlotState::Running(p) if !p.live);
+        if tick == at && !self.slots.iter().any(behind) {
+            return self.snapshot_all();
+        }
+        self.time = self.time.max(self.shared.env.clock.now());
+        let at_end = self.log.next_tick(tick, u64::MAX) == tick;
+        for index in 0..self.slots.len() {
+            if let Err(error) = self.advance(index, (at, tick), at_end, &mut work) {
+                work.forget(&self.slots, index);
+                self.fail(index, &error);
+            }
+        }
+        self.sources.end_pass();
+        self.tick = tick;
+        let had_input = work.moved;
+        let moved = (tick > at) | had_input;
+        work.submit(self, tick);
+        self.snapshot_all();
+        if had_input {
+            let ended = self.shared.env.clock.monotonic();
+            let pause = (ended.saturating_sub(started) * 2).min(self.shared.options.pause_max);
+            self.not_before = ended + pause;
+        }
+        moved
+    }
+
+    /// Takes one pipeline through the pass.
+    fn advance(
+        &mut self,
+        index: usize,
+        (at, tick): (Tick, Tick),
+        at_end: bool,
+        work: &mut Work,
+    ) -> Result<(), EngineError> {
+        let (before, rest) = self.slots.split_at_mut(index);
+        let Slot { id, generation, family, state: SlotState::Running(pipeline), .. } = &mut rest[0]
+        else {
+            return Ok(());
+        };
+        let owner = (*id, *generation, *family);
+        let log = self.log.as_ref();
+        let mut pass = Pass { log, sources: &mut self.sources, now: self.time, at_end: false };
+        pipeline.output = None;
+        if !pipeline.live {
+            let upstream = Upstream::of(pipeline, before);
+            let began = pipeline.has_begun();
+            let limit = upstream.tick.map_or(at, |tick| tick.min(at));
+            if pipeline.tick < limit && (began || !pipeline.sources.is_empty()) {
+                let bytes_max = self.shared.options.catch_up_bytes_max;
+                let target = pipeline.step_towards(log, limit, bytes_max)?;
+                let feeds = pipeline.views.iter().enumerate().map(|(nth, view)| {
+                    let to = upstream.frames.get(nth).copied().unwrap_or(Offset::ZERO);
+                    match view.next {
+                        Some(_) => pipeline.feed_from_log(log, nth, (to, target)),
+                        None => Ok(Feed::default()),
+                    }
+                });
+                let feeds = feeds.collect::<Result<Vec<_>, _>>()?;
+                work.add(owner, pipeline.epoch(&mut pass, target, feeds)?);
+                work.moved = true;
+            }
+            let only_views = pipeline.sources.is_empty() && !began;
+            if !upstream.live || !(pipeline.tick >= at || only_views) {
+                return Ok(());
+            }
+            pipeline.output = None;
+            pipeline.live = true;
+            work.joined.push((owner.0, owner.1));
+            work.moved = true;
+        } else if tick == at {
+            return Ok(());
+        }
+        let feeds = live_feeds(pipeline, before)?;
+        pass.at_end = at_end;
+        if tick > pipeline.tick || feeds.iter().any(|feed| !feed.changes.is_empty()) {
+            let submission = pipeline.epoch(&mut pass, tick, feeds)?;
+            work.moved |= submission.is_some();
+            work.add(owner, submission);
+        }
+        Ok(())
+    }
+
+    /// Gives the log a tick behind this one if an idle partition waits for it.
+    fn heartbeat(&mut self, work: &mut Work) -> bool {
+        let now = self.shared.env.clock.now();
+        for slot in &mut self.slots {
+            let owner = (slot.id, slot.generation, slot.family);
+            let SlotState::Running(pipeline) = &mut slot.state else { continue };
+            let due = pipeline.live
+                && pipeline.sources.iter().filter_map(|s| s.idle_deadline()).any(|at| at <= now);
+            if !due {
+                continue;
+            }
+            match pipeline.heartbeat(now) {
+                Ok(submission) => {
+                    work.add(owner, submission);
+                    let at = self.tick;
+                    std::mem::take(work).submit(self, at);
+                    return true;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a heartbeat can not be written");
+                    return false;
+                }
+            }
+        }
+        false
+    }
+
+    fn snapshot_all(&mut self) -> bool {
+        let mut dumped = false;
+        for index in 0..self.slots.len() {
+            let SlotState::Running(pipeline) = &mut self.slots[index].state else { continue };
+            match pipeline.snapshot(&self.shared) {
+                Ok(stepped) => dumped |= stepped == Stepped::Dumped,
+                Err(error) => self.fail(index, &error),
+            }
+        }
+        dumped
+    }
+
+    /// Publishes what has become durable, oldest first. False if the log is done for.
+    fn publish_durable(&mut self) -> bool {
+        let durable = self.log.durable().borrow().0;
+        let mut any = false;
+        while let Some(pass) = self.in_flight.front_mut() {
+            for commit in &mut pass.commits {
+                if commit.outcome.is_none() {
+                    commit.outcome = commit.ticket.poll_now();
+                }
+            }
+            if pass.commits.iter().any(|commit| commit.outcome.is_none()) || pass.tick.0 > durable {
+                break;
+            }
+            let Some(pass) = self.in_flight.pop_front() else { break };
+            self.in_flight_bytes -= pass.bytes;
+            if let Err(error) = self.publish(pass) {
+                let mut published = self.shared.published.lock();
+                published.halted = Some(error.to_string());
+                drop(published);
+                self.shared.wake();
+                return false;
+            }
+            any = true;
+        }
+        if any {
+            self.shared.wake();
+        }
+        true
+    }
+
+    fn publish(&mut self, pass: PassInFlight) -> Result<(), AppendError> {
+        let mut frames = Vec::new();
+        for commit in pass.commits {
+            let outcome = commit.outcome.unwrap_or(Err(AppendError::Closed));
+            match outcome {
+                Err(error @ (AppendError::Failed(_) | AppendError::Closed)) => return Err(error),
+                outcome => self.settle(commit.frames, outcome, &mut frames),
+            }
+        }
+        let recent_bytes_max = self.shared.options.recent_bytes_max;
+        let mut published = self.shared.published.lock();
+        for (id, frame) in frames {
+            let Some(view) = published.views.get_mut(&id) else { continue };
+            view.next_frame = Offset(frame.offset.0 + 1);
+            view.tick = frame.tick;
+            view.recent.push(frame, recent_bytes_max);
+        }
+        for slot in &self.slots {
+            let SlotState::Running(pipeline) = &slot.state else { continue };
+            let Some(view) = published.views.get_mut(&slot.id) else { continue };
+            view.contents = pipeline.contents.clone();
+            view.counters = pipeline.counters;
+            if pass.joined.contains(&(slot.id, slot.generation)) {
+                view.state = PipelineState::Live;
+            }
+            match &mut view.state {
+                PipelineState::Live => view.tick = view.tick.max(pass.tick),
+                PipelineState::CatchingUp { lag_bytes } => {
+                    *lag_bytes = pass.tick.0.saturating_sub(view.tick.0);
+                }
+                PipelineState::Failed { .. } => {}
+            }
+        }
+        published.tick = published.tick.max(pass.tick);
+        Ok(())
+    }
+
+    /// Applies frames of one group to their views, or stops whose frames were refused.
+    fn settle(
+        &mut self,
+        flown: Vec<FrameInFlight>,
+        outcome: Result<Appended, AppendError>,
+        frames: &mut Vec<(ObjectId, RecentFrame)>,
+    ) {
+        for frame in flown {
+            let mine = |s: &Slot| s.id == frame.id && s.generation == frame.generation;
+            let Some(index) = self.slots.iter().position(mine) else { continue };
+            let SlotState::Running(pipeline) = &mut self.slots[index].state else { continue };
+            pipeline.pending.pop_front();
+            let landed = match &outcome {
+                Ok(appended) if appended.base_offsets.get(frame.entry) == Some(&frame.offset) => {
+                    frame.changes.as_ref().map_or(Ok(()), |changes| pipeline.publish(changes))
+                }
+                Ok(appended) => Err(EngineError::Unreadable {
+                    topic: crate::ddl::pipeline_topic(frame.id),
+                    reason: format!(
+                        "a frame for offset {} was given {:?}",
+                        frame.offset,
+                        appended.base_offsets.get(frame.entry)
+                    ),
+                }),
+                Err(error) => Err(EngineError::Append(error.clone())),
+            };
+            match landed {
+                Ok(()) => {
+                    let FrameInFlight { id, offset, tick, changes, bytes, .. } = frame;
+                    frames.push((id, RecentFrame { offset, tick, changes, bytes }));
+                }
+                Err(error) => self.fail(index, &error),
+            }
+        }
+    }
+}
+
+/// What a pass has to make durable.
+#[derive(Default)]
+struct Work {
+    frames: Vec<((ObjectId, u64, ObjectId), Submission)>,
+    joined: Vec<(ObjectId, u64)>,
+    /// Whether anything but the tick moved.
+    moved: bool,
+}
+
+impl Work {
+    fn add(&mut self, owner: (ObjectId, u64, ObjectId), submission: Option<Submission>) {
+        if let Some(submission) = submission {
+            self.moved = true;
+            self.frames.push((owner, submission));
+        }
+    }
+
+    /// Leaves out what a pipeline that failed, or one over it, had to say.
+    fn forget(&mut self, slots: &[Slot], index: usize) {
+        let id = slots[index].id;
+        self.frames.retain(|((owner, ..), _)| *owner != id);
+        self.joined.retain(|(owner, _)| *owner != id);
+    }
+
+    /// Submits one group a family; whether there was anything.
+    fn submit(self, line: &mut Line, tick: Tick) -> bool {
+        let mut families: Vec<(ObjectId, EpochCommit, Vec<FrameInFlight>)> = Vec::new();
+        let mut bytes = 0;
+        let any = !self.frames.is_empty();
+        for ((id, generation, family), submission) in self.frames {
+            let Submission { offset, tick, changes, bytes: frame_bytes, frame, outputs } =
+                submission;
+            bytes += frame_bytes;
+            let at = families.iter().position(|(other, ..)| *other == family);
+            let entry = at.map_or(0, |at| families[at].1.outputs.len() + 1);
+            let flown =
+                FrameInFlight { id, generation, offset, tick, changes, bytes: frame_bytes, entry };
+            match at {
+                Some(at) => {
+                    families[at].1.outputs.push(frame);
+                    families[at].1.outputs.extend(outputs);
+                    families[at].2.push(flown);
+                }
+                None => families.push((
+                    family,
+                    EpochCommit { tick, changelog: frame, outputs },
+                    vec![flown],
+                )),
+            }
+        }
+        let commits = families
+            .into_iter()
+            .map(|(_, commit, frames)| CommitInFlight {
+                ticket: line.log.submit(commit),
+                outcome: None,
+                frames,
+            })
+            .collect::<Vec<_>>();
+        // A tick that changed nothing replaces the one before it, if that did not either.
+        let bare = commits.is_empty() && self.joined.is_empty();
+        match line.in_flight.back_mut() {
+            Some(last) if bare && last.commits.is_empty() && last.joined.is_empty() => {
+                last.tick = tick;
+            }
+            _ => line.in_flight.push_back(PassInFlight {
+                tick,
+                commits,
+                joined: self.joined,
+                bytes,
+            }),
+        }
+        line.in_flight_bytes += bytes;
+        any
+    }
+}
+
+/// The views that a pipeline reads, as the pass has left them.
+struct Upstream {
+    /// Whether all are on the line.
+    live: bool,
+    /// The lowest of their ticks; none if it reads no view.
+    tick: Option<Tick>,
+    /// Where the frames of each end.
+    frames: Vec<Offset>,
+}
+
+impl Upstream {
+    fn of(pipeline: &Pipeline, before: &[Slot]) -> Self {
+        let mut upstream = Self { live: true, tick: None, frames: Vec::new() };
+        for view in &pipeline.views {
+            let found = before.iter().find(|slot| slot.id == view.id);
+            let (live, tick, end) = match found.map(|slot| &slot.state) {
+                Some(SlotState::Running(p)) => (p.live, p.tick, p.next_frame),
+                _ => (false, Tick::ZERO, Offset::ZERO),
+            };
+            upstream.live &= live;
+            // Only views whose contents are in hold their reader back.
+            if view.next.is_some() {
+                upstream.tick = Some(upstream.tick.map_or(tick, |lowest| lowest.min(tick)));
+            }
+            upstream.frames.push(end);
+        }
+        upstream
+    }
+}
+
+/// What the views that a pipeline on the line reads have changed in this pass; all of their
+/// contents, if it begins now.
+fn live_feeds(pipeline: &Pipeline, before: &[Slot]) -> Result<Vec<Feed>, EngineError> {
+    let mut feeds = Vec::with_capacity(pipeline.views.len());
+    for view in &pipeline.views {
+        let found = before.iter().find(|slot| slot.id == view.id);
+        let Some(SlotState::Running(upstream)) = found.map(|slot| &slot.state) else {
+            return Err(EngineError::Failed {
+                view: pipeline.object.name.clone(),
+                error: "a view that it reads has stopped".to_owned(),
+            });
+        };
+        let changes = match view.next {
+            Some(_) => upstream.output.iter().cloned().collect(),
+            None => {
+                let contents = upstream.contents_now()?;
+                let mut changes = Vec::new();
+                let mut after = None;
+                loop {
+                    let chunk = upstream
+                        .layout
+                        .chunk(&contents, after.as_deref(), 1 << 20)
+                        .map_err(|error| crate::published::columns(&upstream.object, error))?;
+                    changes.push(Arc::new(chunk.rows));
+                    after = chunk.next;
+                    if after.is_none() {
+                        break;
+                    }
+                }
+                changes.retain(|changes: &Arc<Changes>| !changes.is_empty());
+                changes
+            }
+        };
+        feeds.push(Feed { changes, next: Some(upstream.next_frame) });
+    }
+    Ok(feeds)
+}
+
+/// The views that a view reads.
+fn upstreams(object: &Object) -> Vec<ObjectId> {
+    use afflux_plan::OperatorKind;
+    let afflux_catalog::ObjectKind::View(view) = &object.kind else { return Vec::new() };
+    view.plan
+        .operators
+        .iter()
+        .filter_map(|operator| match operator.kind {
+            OperatorKind::View { object } => Some(object),
+            _ => None,
+        })
+        .collect()
+}
