@@ -363,7 +363,8 @@ impl Ddl {
         file: &CsvFile,
         columns: Option<&[Column]>,
     ) -> Result<RecordBatch, EngineError> {
-        let failed = |kind, reason: String| EngineError::File { path: file.path.clone(), reason, kind };
+        let failed =
+            |kind, reason: String| EngineError::File { path: file.path.clone(), reason, kind };
         let read = || {
             let opened = self.shared.env.disk.open(Path::new(&file.path), OpenMode::Read)?;
             let mut bytes = vec![0; opened.len()? as usize];

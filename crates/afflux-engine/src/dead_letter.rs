@@ -69,9 +69,10 @@ pub(crate) fn entries(topic: &TopicName, letters: &[DeadLetter]) -> Result<Vec<E
 
 fn push(builder: &mut Builder, letter: &DeadLetter) {
     let reason = &letter.reason[..letter.reason.floor_char_boundary(REASON_BYTES)];
-    let place = letter.source.as_ref().map(|(at, offset)| {
-        (at.topic.as_str(), at.partition.to_string(), offset.to_string())
-    });
+    let place = letter
+        .source
+        .as_ref()
+        .map(|(at, offset)| (at.topic.as_str(), at.partition.to_string(), offset.to_string()));
     let mut headers: Vec<(&[u8], Option<&[u8]>)> =
         letter.headers.iter().map(|h| (h.name.as_ref(), h.value.as_deref())).collect();
     headers.push((b"afflux.error.reason", Some(reason.as_bytes())));

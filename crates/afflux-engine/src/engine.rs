@@ -78,11 +78,7 @@ impl Drop for Running {
 impl Engine {
     /// Folds the DDL topic and starts the thread, which then brings the pipelines back. Blocks
     /// for as long as reading the DDL topic and the static tables takes.
-    pub fn start(
-        env: Env,
-        log: Arc<dyn Log>,
-        options: EngineOptions,
-    ) -> Result<Self, StartError> {
+    pub fn start(env: Env, log: Arc<dyn Log>, options: EngineOptions) -> Result<Self, StartError> {
         let shared = shared(env, log, options)?;
         let (commands, received) = mpsc::unbounded_channel();
         let ddl = Arc::new(Ddl::new(Arc::clone(&shared), commands));

@@ -95,7 +95,15 @@ impl Follower {
             let found = found.ok_or_else(|| EngineError::Unknown(format!("view {view}")))?;
             (found.object.name.clone(), found.incarnation)
         };
-        Ok(Self { shared, view, name, incarnation, stage: Stage::Begin(from), token: from, changed })
+        Ok(Self {
+            shared,
+            view,
+            name,
+            incarnation,
+            stage: Stage::Begin(from),
+            token: from,
+            changed,
+        })
     }
 
     /// Where to resume behind the last event; none before the first snapshot is complete.
@@ -183,12 +191,10 @@ impl Follower {
                 }
                 Ok(Found::Event(Event::Snapshot { tick, rows: chunk.rows, last }))
             }
-            Stage::Tail { next } if *next < view.next_frame => {
-                Ok(match view.recent.at(*next) {
-                    Some(frame) => Found::Frame(frame.clone()),
-                    None => Found::Stored(*next, view.next_frame),
-                })
-            }
+            Stage::Tail { next } if *next < view.next_frame => Ok(match view.recent.at(*next) {
+                Some(frame) => Found::Frame(frame.clone()),
+                None => Found::Stored(*next, view.next_frame),
+            }),
             Stage::Tail { .. } => waiting(view, published.halted.as_deref()),
         }
     }
@@ -277,9 +283,7 @@ impl Follower {
         Ok(None)
     }
 
-    fn place(
-        &self,
-    ) -> Result<(afflux_types::TopicName, arrow::datatypes::SchemaRef), EngineError> {
+    fn place(&self) -> Result<(afflux_types::TopicName, arrow::datatypes::SchemaRef), EngineError> {
         let published = self.shared.published.lock();
         let view = published.views.get(&self.view);
         let view = view.ok_or_else(|| EngineError::Unknown(format!("view \"{}\"", self.name)))?;

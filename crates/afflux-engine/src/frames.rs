@@ -97,12 +97,13 @@ pub(crate) fn replay(
     mut each: impl FnMut(StoredFrame) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
     while from < to {
-        let next = scan(log, topic, (from, to), READ_BYTES, isolation, |offset, key, value| {
-            match valid(topic, offset, key, value, schema)? {
+        let next =
+            scan(log, topic, (from, to), READ_BYTES, isolation, |offset, key, value| match valid(
+                topic, offset, key, value, schema,
+            )? {
                 Some(frame) => each(frame),
                 None => Ok(()),
-            }
-        })?;
+            })?;
         if next <= from {
             return Err(EngineError::Read(ReadError::Corrupt {
                 partition: sole_partition(topic),

@@ -27,10 +27,7 @@ use std::{
 };
 
 use afflux_catalog::Object;
-use afflux_log::{
-    Appended, EpochCommit, Log, Ticket,
-    error::AppendError,
-};
+use afflux_log::{Appended, EpochCommit, Log, Ticket, error::AppendError};
 use afflux_record::changelog::Changes;
 use afflux_types::{Classified, ErrorKind, ObjectId, Offset, Tick, Timestamp};
 use tokio::sync::mpsc;
@@ -93,7 +90,9 @@ struct Slot {
 
 enum SlotState {
     /// To be opened, not before a monotonic time.
-    Closed { not_before: Duration },
+    Closed {
+        not_before: Duration,
+    },
     Running(Box<Pipeline>),
     Failed,
 }
@@ -293,8 +292,7 @@ impl Line {
                 && !self.has_in_flight(slot.id)
         };
         let Some(index) = self.slots.iter().position(due) else { return false };
-        let line =
-            if self.begun { self.tick } else { self.log.next_tick(Tick::ZERO, u64::MAX) };
+        let line = if self.begun { self.tick } else { self.log.next_tick(Tick::ZERO, u64::MAX) };
         let slot = &mut self.slots[index];
         match Pipeline::open(&self.shared, &slot.object, line) {
             Ok(pipeline) => {
@@ -356,8 +354,7 @@ impl Line {
             }
             self.generation += 1;
             slot.generation = self.generation;
-            slot.state =
-                if again { SlotState::Closed { not_before } } else { SlotState::Failed };
+            slot.state = if again { SlotState::Closed { not_before } } else { SlotState::Failed };
             if let Some(view) = published.views.get_mut(&slot.id) {
                 view.state = PipelineState::Failed { error: reason };
             }
@@ -664,12 +661,9 @@ impl Work {
             Some(last) if bare && last.commits.is_empty() && last.joined.is_empty() => {
                 last.tick = tick;
             }
-            _ => line.in_flight.push_back(PassInFlight {
-                tick,
-                commits,
-                joined: self.joined,
-                bytes,
-            }),
+            _ => {
+                line.in_flight.push_back(PassInFlight { tick, commits, joined: self.joined, bytes })
+            }
         }
         line.in_flight_bytes += bytes;
         any

@@ -28,9 +28,8 @@ use afflux_types::{ObjectId, Offset, OperatorId, Tick, Timestamp, TopicName};
 use arrow::{array::Array, datatypes::SchemaRef};
 
 use crate::{
-    EngineError,
+    EngineError, ddl,
     dead_letter::{self, DeadLetter},
-    ddl,
     frames::{self, sole_partition},
     published::{Shared, columns},
     snapshot::{Manifest, Snapshots, Stepped},
@@ -129,8 +128,7 @@ impl Pipeline {
         let (layout, tables, reads, sources, views) = {
             let published = shared.published.lock();
             let missing = || EngineError::Unknown(format!("view {}", object.id));
-            let layout =
-                Arc::clone(&published.views.get(&object.id).ok_or_else(missing)?.layout);
+            let layout = Arc::clone(&published.views.get(&object.id).ok_or_else(missing)?.layout);
             let tables = ddl::tables_of(&published, &view.plan);
             let mut inputs = Inputs::default();
             for operator in &view.plan.operators {
@@ -318,9 +316,7 @@ impl Pipeline {
 
     /// Applies changes of a durable frame to the view.
     pub(crate) fn publish(&mut self, changes: &Changes) -> Result<(), EngineError> {
-        self.layout
-            .apply(&mut self.contents, changes)
-            .map_err(|error| columns(&self.object, error))
+        self.layout.apply(&mut self.contents, changes).map_err(|error| columns(&self.object, error))
     }
 
     /// Runs an epoch up to a tick; `feeds` has one for each view that is read.
@@ -407,10 +403,8 @@ impl Pipeline {
         for (at, (_, reads)) in self.reads.iter().enumerate() {
             let Reads::Source { index: source, columns: wanted } = reads else { continue };
             if *source == index {
-                let batch = decoded
-                    .batch
-                    .project(wanted)
-                    .map_err(|error| columns(&self.object, error))?;
+                let batch =
+                    decoded.batch.project(wanted).map_err(|error| columns(&self.object, error))?;
                 input.push((at, Changes { batch, weights: None }));
             }
         }
@@ -452,12 +446,13 @@ impl Pipeline {
     ) -> Result<Submission, EngineError> {
         let progress = self.progress_since_last_frame();
         let frame = EpochFrame { tick, time, progress, tables, changes };
-        let unsupported = |error: &dyn std::fmt::Display| EngineError::Unsupported(error.to_string());
+        let unsupported =
+            |error: &dyn std::fmt::Display| EngineError::Unsupported(error.to_string());
         let bytes = changelog::encode(&frame).map_err(|error| unsupported(&error))?;
         let entry = frames::frame_entry(&self.topic, self.next_frame, time, &bytes)
             .map_err(|error| unsupported(&error))?;
-        let outputs = dead_letter::entries(&self.dead_letters, dead)
-            .map_err(|error| unsupported(&error))?;
+        let outputs =
+            dead_letter::entries(&self.dead_letters, dead).map_err(|error| unsupported(&error))?;
         let changes = frame.changes.map(Arc::new);
         let offset = self.next_frame;
         self.next_frame = Offset(offset.0 + 1);

@@ -228,8 +228,8 @@ impl Snapshots {
             let first = number(1).ok_or_else(|| damaged("its key is too short"))?;
             if key[0] == MANIFEST {
                 let begin = number(9).ok_or_else(|| damaged("its key is too short"))?;
-                let EpochFrame { tick, time, progress, .. } = changelog::decode(&value, schema)
-                    .map_err(|error| unreadable(topic, &error))?;
+                let EpochFrame { tick, time, progress, .. } =
+                    changelog::decode(&value, schema).map_err(|error| unreadable(topic, &error))?;
                 return Ok(Some((at, first, Manifest { begin, tick, time, progress, bytes: 0 })));
             }
             end = first.min(at);

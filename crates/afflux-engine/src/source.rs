@@ -120,7 +120,10 @@ impl Sources {
             batch: decoded.batch,
             latest,
             records: (records.len()) as u64,
-            bytes: records.iter().map(|(_, r)| r.value.as_ref().map_or(0, |v| v.len() as u64)).sum(),
+            bytes: records
+                .iter()
+                .map(|(_, r)| r.value.as_ref().map_or(0, |v| v.len() as u64))
+                .sum(),
             dead,
         });
         self.pass.insert((id, ranges), Arc::clone(&decoded));
@@ -209,9 +212,7 @@ fn latest(
 fn latest_of(times: &dyn Array) -> Option<Timestamp> {
     let DataType::Timestamp(unit, _) = times.data_type() else { return None };
     Some(Timestamp(match unit {
-        TimeUnit::Second => {
-            max(times.as_primitive::<TimestampSecondType>())?.saturating_mul(1000)
-        }
+        TimeUnit::Second => max(times.as_primitive::<TimestampSecondType>())?.saturating_mul(1000),
         TimeUnit::Millisecond => max(times.as_primitive::<TimestampMillisecondType>())?,
         TimeUnit::Microsecond => {
             max(times.as_primitive::<TimestampMicrosecondType>())?.div_euclid(1000)
