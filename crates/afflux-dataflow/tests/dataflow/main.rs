@@ -1,6 +1,0 @@
-//! The dataflow from outside: cases, and random graphs against a naive reference.
-
-mod properties;
-mod reference;
-mod rows;
-mod stages;
