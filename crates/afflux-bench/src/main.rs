@@ -14,6 +14,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "real time is what is measured")]
 
+mod demo;
 mod latency;
 mod node;
 mod report;
@@ -37,6 +38,11 @@ struct Benchmark {
 }
 
 const BENCHMARKS: &[Benchmark] = &[
+    Benchmark {
+        name: "demo",
+        about: "records a second of the flights demo at full speed, both views kept",
+        run: demo::run,
+    },
     Benchmark {
         name: "latency",
         about: "send call to row shown at 10,000 records a second, durable",

@@ -265,7 +265,8 @@ pub(crate) fn keep(
     if mask.true_count() == changes.len() {
         return Ok(changes);
     }
-    let mask = &prep_null_mask_filter(mask);
+    // Null is not true.
+    let mask = &if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
     let batch = filter_record_batch(&changes.batch, mask)?;
     let weights = match &changes.weights {
         None => None,

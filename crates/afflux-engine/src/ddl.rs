@@ -24,7 +24,9 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 use afflux_catalog::{Catalog, Change, Object, ObjectKind, Table, View};
 use afflux_dataflow::Dataflow;
 use afflux_env::OpenMode;
-use afflux_log::{Entry, EpochCommit, Isolation, Log, TopicSpec};
+use afflux_log::{
+    Appended, Entry, EpochCommit, Isolation, Log, Ticket, TopicSpec, error::AppendError,
+};
 use afflux_plan::{Column, Plan};
 use afflux_record::changelog;
 use afflux_sql::{CreateSource, CreateTable, CreateView, CsvFile, Drop, DropKind, Statement};
@@ -69,7 +71,12 @@ pub(crate) struct Ddl {
     shared: Arc<Shared>,
     commands: mpsc::UnboundedSender<Command>,
     one_at_a_time: Mutex<()>,
+    /// Waits for a ticket. A test that drives the log by hand has to do that meanwhile.
+    settle: Settle,
 }
+
+/// How a ticket is waited for.
+pub(crate) type Settle = Box<dyn Fn(Ticket) -> Result<Appended, AppendError> + Send + Sync>;
 
 /// Rows per chunk of a table.
 const CHUNK_ROWS: usize = 16_384;
@@ -181,8 +188,12 @@ pub(crate) fn tables_of(published: &Published, plan: &Plan) -> HashMap<ObjectId,
 }
 
 impl Ddl {
-    pub(crate) fn new(shared: Arc<Shared>, commands: mpsc::UnboundedSender<Command>) -> Self {
-        Self { shared, commands, one_at_a_time: Mutex::new(()) }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        commands: mpsc::UnboundedSender<Command>,
+        settle: Settle,
+    ) -> Self {
+        Self { shared, commands, one_at_a_time: Mutex::new(()), settle }
     }
 
     /// Runs a statement that defines or removes something; session statements do nothing.
@@ -354,7 +365,8 @@ impl Ddl {
         let changelog = frames::entry(&topic, now, &key, &Catalog::encode(change))
             .map_err(|error| EngineError::Unsupported(error.to_string()))?;
         let tick = Tick(self.shared.log.appended().borrow().0);
-        self.shared.log.submit(EpochCommit { tick, changelog, outputs: rows }).wait()?;
+        let commit = EpochCommit { tick, changelog, outputs: rows };
+        (self.settle)(self.shared.log.submit(commit))?;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use afflux_catalog::Catalog;
 use afflux_env::Env;
-use afflux_log::Log;
+use afflux_log::{Log, Ticket};
 use afflux_sql::Statement;
 use afflux_types::ObjectId;
 use parking_lot::Mutex;
@@ -81,7 +81,7 @@ impl Engine {
     pub fn start(env: Env, log: Arc<dyn Log>, options: EngineOptions) -> Result<Self, StartError> {
         let shared = shared(env, log, options)?;
         let (commands, received) = mpsc::unbounded_channel();
-        let ddl = Arc::new(Ddl::new(Arc::clone(&shared), commands));
+        let ddl = Arc::new(Ddl::new(Arc::clone(&shared), commands, Box::new(Ticket::wait)));
         let (stop, stopping) = watch::channel(false);
         let (ended, stopped) = watch::channel(false);
         let line = Line::new(Arc::clone(&shared), received);
@@ -214,10 +214,11 @@ pub(crate) fn by_hand(
     env: Env,
     log: Arc<dyn Log>,
     options: EngineOptions,
+    settle: ddl::Settle,
 ) -> Result<(Arc<Shared>, Ddl, Line), EngineError> {
     let shared = shared(env, log, options)?;
     let (commands, received) = mpsc::unbounded_channel();
-    let ddl = Ddl::new(Arc::clone(&shared), commands);
+    let ddl = Ddl::new(Arc::clone(&shared), commands, settle);
     let line = Line::new(Arc::clone(&shared), received);
     Ok((shared, ddl, line))
 }

@@ -36,6 +36,9 @@ mod status;
 mod token;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 pub use ddl::DdlOutcome;
 pub use engine::{Engine, StartError};
 pub use error::EngineError;

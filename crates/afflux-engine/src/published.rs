@@ -254,6 +254,7 @@ impl Shared {
     }
 
     /// Pins now or says what is in the way.
+    #[cfg(test)]
     pub(crate) fn pin_now(&self, ids: &[ObjectId]) -> Result<Pinned, EngineError> {
         self.try_pin(ids).and_then(|pinned| pinned)
     }

@@ -132,13 +132,12 @@ impl EmbeddedLog {
         let mut durable = self.shared.durable.subscribe();
         loop {
             durable.borrow_and_update();
-            {
-                let state = self.shared.state.lock();
-                let below = state.in_flight_bytes() < self.shared.options.in_flight_bytes_max;
-                if below || state.is_failed() || state.closed {
-                    return;
-                }
+            let state = self.shared.state.lock();
+            let below = state.in_flight_bytes() < self.shared.options.in_flight_bytes_max;
+            if below || state.is_failed() || state.closed {
+                return;
             }
+            drop(state);
             if durable.changed().await.is_err() {
                 return;
             }

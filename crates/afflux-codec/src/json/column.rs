@@ -298,7 +298,9 @@ impl Builder {
             Values::Float(values) => {
                 let values = std::mem::take(values);
                 primitive(match self.kind {
-                    Kind::Float32 => values.into_iter().map(|value| value as f32).collect(),
+                    Kind::Float32 => {
+                        Buffer::from_iter(values.into_iter().map(|value| value as f32))
+                    }
                     _ => Buffer::from_vec(values),
                 })
             }

@@ -1,0 +1,6 @@
+//! The dataflow from outside: cases, and random graphs against a naive reference.
+
+mod properties;
+mod reference;
+mod rows;
+mod stages;

@@ -1,0 +1,14 @@
+//! Statements to answers: the one read path behind Postgres and HTTP alike.
+//!
+//! Nothing here knows a protocol. A [`Session`] takes parsed statements and gives an [`Answer`].
+
+mod interrupt;
+mod pg_catalog;
+mod query;
+mod relation;
+mod session;
+mod settings;
+mod show;
+
+pub(crate) use query::Queries;
+pub(crate) use session::{Answer, Identity, Session, parse};
