@@ -185,8 +185,7 @@ impl<'a> Run<'a> {
                 }
                 let world = self.world.as_ref().unwrap();
                 let all = (0..PARTITIONS).all(|partition| {
-                    world.end("orders", partition as i32).0 as usize
-                        == self.inputs[partition].len()
+                    world.end("orders", partition as i32).0 as usize == self.inputs[partition].len()
                 });
                 idle = if all { idle + 1 } else { 0 };
                 let settled = idle > 20 && self.world.as_mut().unwrap().settle();
