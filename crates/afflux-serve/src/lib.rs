@@ -70,7 +70,7 @@ impl Default for ServeOptions {
             connections_max: 1_000,
             message_bytes_max: 16 << 20,
             body_bytes_max: 1 << 20,
-            statement_timeout: Some(Duration::from_secs(60)),
+            statement_timeout: Some(Duration::from_mins(1)),
             read_memory_bytes_max: 256 << 20,
         }
     }

@@ -39,7 +39,7 @@ pub(super) fn check(
     bound: SocketAddr,
     allowed: &AllowedOrigins,
 ) -> Result<(), Refusal> {
-    let host = single(headers, header::HOST)?.ok_or_else(|| Refusal {
+    let host = single(headers, &header::HOST)?.ok_or_else(|| Refusal {
         status: StatusCode::BAD_REQUEST,
         message: "the request has no Host header".to_owned(),
         hint: "send one, as HTTP/1.1 asks for",
@@ -51,7 +51,7 @@ pub(super) fn check(
             hint: "use the address that the node printed, or allow the name in its configuration",
         });
     }
-    if let Some(origin) = single(headers, header::ORIGIN)? {
+    if let Some(origin) = single(headers, &header::ORIGIN)? {
         if !is_own_origin(origin, host) && !allowed.origins.iter().any(|known| known == origin) {
             return Err(Refusal {
                 status: StatusCode::FORBIDDEN,
@@ -74,8 +74,11 @@ pub(super) fn check(
 }
 
 /// A header's value, if it is there once.
-fn single(headers: &HeaderMap, name: header::HeaderName) -> Result<Option<&str>, Refusal> {
-    let mut values = headers.get_all(&name).iter();
+fn single<'a>(
+    headers: &'a HeaderMap,
+    name: &header::HeaderName,
+) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.get_all(name).iter();
     let bad = |what: &str| Refusal {
         status: StatusCode::BAD_REQUEST,
         message: format!("the {name} header {what}"),

@@ -1,7 +1,7 @@
 //! The pages: a list of views, and a view that updates itself. Files of this crate, nothing from
 //! elsewhere, no build step.
 
-use std::sync::Arc;
+use std::{fmt::Write, sync::Arc};
 
 use afflux_catalog::ObjectKind;
 use axum::{
@@ -57,7 +57,9 @@ pub(super) async fn views(State(http): State<Arc<Http>>) -> Html<String> {
             rows => format!("{rows} rows"),
         });
         let names: Vec<_> = columns.iter().map(|column| escaped(&column.name)).collect();
-        body.push_str(&format!(
+        // Writing to a string does not fail.
+        let _ = write!(
+            body,
             "<li><a href=\"/views/{}\"><span class=\"name\">{}</span>\
              <span class=\"state {}\">{state}</span><span class=\"count\">{rows}</span>\
              <span class=\"columns\">{}</span></a></li>\n",
@@ -65,7 +67,7 @@ pub(super) async fn views(State(http): State<Arc<Http>>) -> Html<String> {
             escaped(&object.name),
             state.replace(' ', "-"),
             names.join(", "),
-        ));
+        );
     }
     if !views.is_empty() {
         body.push_str("</ul>\n");
@@ -137,7 +139,7 @@ fn in_path(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            let _ = write!(out, "%{byte:02X}");
         }
     }
     out

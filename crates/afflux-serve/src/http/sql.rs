@@ -63,7 +63,6 @@ async fn answer(http: &Http, body: &[u8]) -> Result<Response, QueryError> {
     let cancel = CancellationToken::new();
     let mut rows: Option<BatchStream> = None;
     let mut notices = Vec::new();
-    let several = statements.len() > 1;
     for statement in &statements {
         if rows.is_some() {
             return Err(QueryError::invalid("only the last statement may answer rows")
@@ -73,15 +72,15 @@ async fn answer(http: &Http, body: &[u8]) -> Result<Response, QueryError> {
         match session.run(statement, Vec::new(), cancel.clone()).await? {
             Answer::Rows { batches, .. } => rows = Some(batches),
             Answer::Done(outcome) => {
-                let tag = if several { outcome.tag.clone() } else { outcome.tag };
-                notices.push(serde_json::json!({ "done": tag, "notices": outcome.notices }));
+                let done = serde_json::json!({ "done": outcome.tag, "notices": outcome.notices });
+                notices.push(format!("{done}\n"));
             }
             Answer::Begin | Answer::End { .. } => {}
         }
     }
     let head = match rows {
         Some(_) => String::new(),
-        None => notices.iter().map(|notice| format!("{notice}\n")).collect(),
+        None => notices.concat(),
     };
     let rows = rows.unwrap_or_else(|| stream::empty().boxed());
     // The first batch decides the status: until then nothing has been said.

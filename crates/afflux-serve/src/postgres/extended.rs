@@ -79,10 +79,13 @@ impl Connection {
                 Ok(self.wire.send(Message::CloseComplete(CloseComplete::new())).await?)
             }
             Request::Flush => Ok(self.wire.flush().await?),
-            // Left over from a COPY that was refused, or a password nobody asked for.
-            Request::Other(b'd' | b'c' | b'f' | b'p') => Ok(()),
+            // Left over from a COPY that was refused, or a password nobody asked for; and what
+            // the session has dealt with.
+            Request::Other(b'd' | b'c' | b'f' | b'p')
+            | Request::Query(_)
+            | Request::Sync
+            | Request::Terminate => Ok(()),
             Request::Other(tag) => Err(protocol(format!("messages of type {tag} are not known"))),
-            Request::Query(_) | Request::Sync | Request::Terminate => Ok(()),
         }
     }
 
@@ -215,14 +218,12 @@ impl Connection {
         };
         self.text.clone_from(&portal.prepared.text);
         if matches!(portal.state, State::Bound) {
-            match self.begin(&mut portal).await? {
-                Some(flow) => portal.state = State::Running(Box::new(flow)),
-                None => {
-                    portal.state = State::Finished;
-                    self.portals.insert(name.to_owned(), portal);
-                    return Ok(());
-                }
-            }
+            let Some(flow) = self.begin(&mut portal).await? else {
+                portal.state = State::Finished;
+                self.portals.insert(name.to_owned(), portal);
+                return Ok(());
+            };
+            portal.state = State::Running(Box::new(flow));
         }
         match &mut portal.state {
             State::Running(flow) => {

@@ -79,7 +79,9 @@ impl ToSql for Numeric {
         });
         out.put_u16(if self.value < 0 { NEGATIVE } else { 0 });
         out.put_u16(part.len() as u16);
-        groups.iter().for_each(|group| out.put_i16(*group));
+        for group in groups {
+            out.put_i16(*group);
+        }
         Ok(IsNull::No)
     }
 

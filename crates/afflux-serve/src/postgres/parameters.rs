@@ -121,7 +121,7 @@ fn from_binary(pg: &Type, mut bytes: Bytes) -> Result<ScalarValue, &'static str>
         Type::BYTEA => return Ok(ScalarValue::Binary(Some(bytes.into()))),
         Type::UUID => {
             let raw: [u8; 16] = bytes.as_ref().try_into().map_err(|_| LENGTH)?;
-            let hex: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex = format!("{:032x}", u128::from_be_bytes(raw));
             let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
             return Ok(ScalarValue::Utf8(Some(parts.join("-"))));
         }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::frontend::{self, Malformed, Opening, Request};
 
 /// How long a client may leave an answer untouched.
-const STALL_MAX: Duration = Duration::from_secs(60);
+const STALL_MAX: Duration = Duration::from_mins(1);
 /// What waits between the pump and the session.
 const PIPE_BYTES: usize = 64 << 10;
 /// Answers are written once they are this long.

@@ -122,7 +122,7 @@ impl Page {
         self.next += 1;
         let text = serde_json::json!({ "id": id, "method": method, "params": params }).to_string();
         // One text frame, masked with zeros.
-        let mut frame = vec![0x81, 0x80 | 126];
+        let mut frame = vec![0x81, 0x80 | 0x7e];
         frame.extend_from_slice(&(text.len() as u16).to_be_bytes());
         frame.extend_from_slice(&[0; 4]);
         frame.extend_from_slice(text.as_bytes());

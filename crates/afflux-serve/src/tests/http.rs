@@ -13,7 +13,7 @@ use super::{rows, served, served_with};
 use crate::Serving;
 
 /// Longer than anything here takes on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Sends a request as it is and reads the answer to the end of the connection.
 async fn exchange(serving: &Serving, request: &str) -> (u16, String, String) {

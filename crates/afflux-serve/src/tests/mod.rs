@@ -25,7 +25,7 @@ fn rows(rows: &[(&str, i64, Option<f64>)]) -> Vec<ArrayRef> {
     vec![
         Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.0))),
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1))),
-        Arc::new(Float64Array::from_iter(rows.iter().map(|row| row.2))),
+        Arc::new(Float64Array::from(rows.iter().map(|row| row.2).collect::<Vec<_>>())),
     ]
 }
 

@@ -199,25 +199,37 @@ impl ScalarUDFImpl for Function {
             .iter()
             .map(|arg| Ok(cast(&arg.to_array(args.number_rows)?, &DataType::Utf8)?))
             .collect::<Result<Vec<ArrayRef>>>()?;
-        let columns: Vec<&StringArray> = columns.iter().map(|column| column.as_string()).collect();
+        let columns: Vec<&StringArray> = columns.iter().map(AsArray::as_string).collect();
         let cells = (0..args.number_rows).map(|row| {
             let values: Vec<_> =
                 columns.iter().map(|c| c.is_valid(row).then(|| c.value(row))).collect();
             (self.body)(&self.snapshot, &values)
         });
         let array: ArrayRef = match self.returns {
-            DataType::Boolean => Arc::new(BooleanArray::from_iter(cells.map(|cell| match cell {
-                Some(Cell::Flag(value)) => Some(value),
-                _ => None,
-            }))),
-            DataType::Int32 => Arc::new(Int32Array::from_iter(cells.map(|cell| match cell {
-                Some(Cell::Number(value)) => Some(value),
-                _ => None,
-            }))),
-            _ => Arc::new(StringArray::from_iter(cells.map(|cell| match cell {
-                Some(Cell::Text(value)) => Some(value),
-                _ => None,
-            }))),
+            DataType::Boolean => Arc::new(
+                cells
+                    .map(|cell| match cell {
+                        Some(Cell::Flag(value)) => Some(value),
+                        _ => None,
+                    })
+                    .collect::<BooleanArray>(),
+            ),
+            DataType::Int32 => Arc::new(
+                cells
+                    .map(|cell| match cell {
+                        Some(Cell::Number(value)) => Some(value),
+                        _ => None,
+                    })
+                    .collect::<Int32Array>(),
+            ),
+            _ => Arc::new(
+                cells
+                    .map(|cell| match cell {
+                        Some(Cell::Text(value)) => Some(value),
+                        _ => None,
+                    })
+                    .collect::<StringArray>(),
+            ),
         };
         Ok(ColumnarValue::Array(array))
     }

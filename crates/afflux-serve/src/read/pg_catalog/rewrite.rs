@@ -286,9 +286,8 @@ fn column_name(item: &SelectItem) -> Option<String> {
 }
 
 fn aggregates(item: &SelectItem) -> bool {
-    let expr = match item {
-        SelectItem::ExprWithAlias { expr, .. } | SelectItem::UnnamedExpr(expr) => expr,
-        _ => return false,
+    let (SelectItem::ExprWithAlias { expr, .. } | SelectItem::UnnamedExpr(expr)) = item else {
+        return false;
     };
     matches!(expr, Expr::Function(function)
         if last_name(&function.name).is_some_and(|name|
