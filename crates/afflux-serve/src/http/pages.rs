@@ -62,7 +62,7 @@ pub(super) async fn views(State(http): State<Arc<Http>>) -> Html<String> {
             body,
             "<li><a href=\"/views/{}\"><span class=\"name\">{}</span>\
              <span class=\"state {}\">{state}</span><span class=\"count\">{rows}</span>\
-             <span class=\"columns\">{}</span></a></li>\n",
+             <span class=\"columns\">{}</span></a></li>",
             in_path(&object.name),
             escaped(&object.name),
             state.replace(' ', "-"),

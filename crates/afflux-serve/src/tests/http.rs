@@ -2,6 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use arrow::{
+    array::{ArrayRef, StringArray},
+    record_batch::RecordBatch,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -59,7 +63,7 @@ async fn sql(serving: &Serving, body: &str) -> (u16, Vec<Value>) {
     (status, body.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
-async fn query(serving: &Serving, text: &str) -> (u16, Vec<Value>) {
+pub(super) async fn query(serving: &Serving, text: &str) -> (u16, Vec<Value>) {
     sql(serving, &json!({ "query": text }).to_string()).await
 }
 
@@ -90,6 +94,17 @@ async fn queries_answer_a_row_a_line() {
     )
     .await;
     assert_eq!(node.lookups_and_scans(), (3, 3));
+    let names = ["carrier", "title"];
+    let columns = [vec!["AA", "UA"], vec!["American", "United"]];
+    let columns = columns.map(|c| Arc::new(StringArray::from(c)) as ArrayRef);
+    let airlines = RecordBatch::try_from_iter(names.into_iter().zip(columns)).unwrap();
+    node.add_table("airlines", &airlines);
+    check(
+        "SELECT title, flights FROM carriers JOIN airlines USING (carrier) ORDER BY 1",
+        json!([{"title": "American", "flights": 7}, {"title": "United", "flights": 3}]),
+    )
+    .await;
+    check("SHOW TABLES", json!([{"name": "airlines", "rows": 2}])).await;
     check("SHOW VIEWS", json!([{"name": "carriers", "state": "live"}])).await;
     check("SHOW TOPICS", json!([{"name": "departures", "partitions": 4}])).await;
     check(
@@ -209,19 +224,19 @@ async fn state_is_told() {
 }
 
 /// A reader of server-sent events that keeps to the standard and nothing more.
-struct Events {
+pub(super) struct Events {
     lines: tokio::io::Lines<BufReader<TcpStream>>,
 }
 
 #[derive(Debug)]
-struct Event {
-    name: String,
-    id: Option<String>,
-    data: Value,
+pub(super) struct Event {
+    pub(super) name: String,
+    pub(super) id: Option<String>,
+    pub(super) data: Value,
 }
 
 impl Events {
-    async fn open(serving: &Serving, path: &str, headers: &str) -> Self {
+    pub(super) async fn open(serving: &Serving, path: &str, headers: &str) -> Self {
         let mut socket = TcpStream::connect(serving.http_address()).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
@@ -232,7 +247,7 @@ impl Events {
         Self { lines }
     }
 
-    async fn next(&mut self) -> Event {
+    pub(super) async fn next(&mut self) -> Event {
         let (mut name, mut id, mut data) = (String::new(), None, String::new());
         loop {
             // Lines of chunk sizes hold no colon and are passed over with the comments.

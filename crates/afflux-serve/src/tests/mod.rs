@@ -2,6 +2,7 @@
 
 mod browser;
 mod clients;
+mod engine;
 mod fake;
 mod http;
 mod postgres;
