@@ -10,9 +10,11 @@
 //! 3. Offsets of a partition rise without a gap within one incarnation (the same test).
 //! 4. A [`Tick`] returned by [`Log::next_tick`] is a group boundary; what `ends` says of it
 //!    never changes (property test of `afflux-log`).
-//! 5. Groups become durable in the order of their submission: if one is durable, all that were
-//!    submitted before it are. So an epoch computed from records that are not yet durable can
-//!    not outlive them.
+//! 5. Groups become durable in the order in which they got their offsets: if one is durable, all
+//!    that had theirs before it are. So an epoch computed from records that are not yet durable
+//!    can not outlive them. Groups of one partition get their offsets in the order of submission.
+//!    A group over a limit is staged: it gets its offsets when all of its bytes are in the
+//!    journal, and groups for other partitions pass it (the same test).
 
 use std::{
     future::Future,
@@ -183,8 +185,8 @@ pub trait Log: Send + Sync + 'static {
     fn bounds(&self, partition: &TopicPartition) -> Result<Bounds, ReadError>;
 
     /// A cut after `after`: the end of all that is appended, or, if that is more than
-    /// `bytes_max` away, the first group boundary at or behind `after + bytes_max`.
-    /// `after` itself if nothing was appended since.
+    /// `bytes_max` away, a group boundary at or behind `after + bytes_max`, at most 16 KiB and
+    /// one group behind it. `after` itself if nothing was appended since.
     fn next_tick(&self, after: Tick, bytes_max: u64) -> Tick;
 
     /// Where each partition ended at a tick: the offset that a record appended right behind it

@@ -76,7 +76,7 @@ impl Shared {
         }
     }
 
-    /// Makes the next file ready, if it is not. Whether it was made.
+    /// Makes the next file ready, if it is not. Whether it was made, or groups refused for it.
     pub(crate) fn prepare_step(&self) -> bool {
         let (base, capacity, incarnation) = {
             let state = self.state.lock();
@@ -121,8 +121,9 @@ impl Shared {
         };
         drop(state);
         self.work.notify_one();
+        let refused = !outcomes.is_empty();
         resolve(outcomes);
-        ready
+        ready || refused
     }
 
     fn make_file(
@@ -133,28 +134,25 @@ impl Shared {
         incarnation: i32,
     ) -> Result<Arc<JournalFile>, Unmade> {
         let disk = &*self.env.disk;
-        let (spare, capacity) = match keeper.spares.pop() {
-            Some(spare) => {
-                let len = disk.open(&spare, afflux_env::OpenMode::Read).and_then(|file| file.len());
-                (spare, len.map_err(Unmade::Io)?)
+        let (spare, capacity) = if let Some(spare) = keeper.spares.pop() {
+            let len = disk.open(&spare, afflux_env::OpenMode::Read).and_then(|file| file.len());
+            (spare, len.map_err(Unmade::Io)?)
+        } else {
+            let free = disk.free_bytes(&self.dir).map_err(Unmade::Io)?;
+            let needed = capacity + self.options.free_bytes_min;
+            if free < needed {
+                return Err(Unmade::Full { needed, free });
             }
-            None => {
-                let free = disk.free_bytes(&self.dir).map_err(Unmade::Io)?;
-                let needed = capacity + self.options.free_bytes_min;
-                if free < needed {
+            let spare = spare_path(&self.dir, keeper.spare_next);
+            keeper.spare_next += 1;
+            if let Err(error) = JournalFile::make_spare(disk, &spare, capacity) {
+                let _ = disk.remove(&spare);
+                if error.kind() == io::ErrorKind::StorageFull {
                     return Err(Unmade::Full { needed, free });
                 }
-                let spare = spare_path(&self.dir, keeper.spare_next);
-                keeper.spare_next += 1;
-                if let Err(error) = JournalFile::make_spare(disk, &spare, capacity) {
-                    let _ = disk.remove(&spare);
-                    if error.kind() == io::ErrorKind::StorageFull {
-                        return Err(Unmade::Full { needed, free });
-                    }
-                    return Err(Unmade::Io(error));
-                }
-                (spare, capacity)
+                return Err(Unmade::Io(error));
             }
+            (spare, capacity)
         };
         let incarnation = afflux_types::Incarnation(incarnation as u32);
         let identity = Identity { journal: self.journal, base, capacity, incarnation };

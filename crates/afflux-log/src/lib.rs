@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `contract`, `error` | what the engine, the listeners and the log agree on |
 //! | `embedded` | joins the parts below: the calls and the two threads |
+//! | `door` | reads and ticks behind the `Log` trait |
 //! | `open` | a data directory: lock, format, recovery |
 //! | `group` | groups into bytes, before any lock |
 //! | `sequencer` | gives groups their place and their offsets; pure, no I/O |
@@ -18,6 +19,7 @@
 //! | `journal` | the files and their bytes |
 
 mod contract;
+mod door;
 mod embedded;
 pub mod error;
 mod group;

@@ -117,8 +117,8 @@ fn check_options(options: &LogOptions) -> Result<(), OpenError> {
     let smallest = options.first_file_bytes.min(options.file_bytes);
     let largest_frame = frame_bytes(options.whole_group_bytes_max.max(options.chunk_bytes) + 64);
     if smallest < FIRST_PAGE * 2
-        || smallest % FIRST_PAGE != 0
-        || options.file_bytes % FIRST_PAGE != 0
+        || !smallest.is_multiple_of(FIRST_PAGE)
+        || !options.file_bytes.is_multiple_of(FIRST_PAGE)
     {
         return Err(OpenError::Options("files are whole pages, at least two"));
     }
@@ -158,15 +158,14 @@ pub(crate) fn open(
             &options,
         )
     };
-    let file = match recovered.file.take() {
-        Some(file) => file,
-        None => {
-            let file = make(0, options.first_file_bytes.min(options.file_bytes))?;
-            recovered.files.insert(0, FileState::new(file.clone()));
-            recovered.tail = FIRST_PAGE;
-            recovered.streams.entry(META_STREAM).or_default();
-            file
-        }
+    let file = if let Some(file) = recovered.file.take() {
+        file
+    } else {
+        let file = make(0, options.first_file_bytes.min(options.file_bytes))?;
+        recovered.files.insert(0, FileState::new(file.clone()));
+        recovered.tail = FIRST_PAGE;
+        recovered.streams.entry(META_STREAM).or_default();
+        file
     };
     // A tail at the very end of its file leaves room for a seal and nothing else.
     let room = recovered.tail + 2 * frame_bytes(0) as u64 <= file.end();
@@ -258,7 +257,8 @@ fn tidy(
     keeper.spare_next = numbers.max().map_or(0, |last| last + 1);
     for path in std::mem::take(&mut recovered.spares) {
         let whole = |len: u64| {
-            len >= options.first_file_bytes.min(options.file_bytes) && len % FIRST_PAGE == 0
+            len >= options.first_file_bytes.min(options.file_bytes)
+                && len.is_multiple_of(FIRST_PAGE)
         };
         let io = |error| OpenError::io(&path, error);
         let len = disk.open(&path, OpenMode::Read).and_then(|file| file.len()).map_err(io)?;

@@ -71,7 +71,7 @@ pub(crate) fn want(
 /// Reads what was noted.
 pub(crate) fn fetch(
     partition: &TopicPartition,
-    wanted: Vec<Wanted>,
+    wanted: &[Wanted],
 ) -> Result<Vec<Bytes>, ReadError> {
     let mut batches = Vec::with_capacity(wanted.len());
     let mut at = 0;

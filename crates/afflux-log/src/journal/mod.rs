@@ -17,18 +17,21 @@
 //! | `file` | one file: its first page, making, finding |
 //! | `writer` | frames to disk: one write, one sync |
 //! | `recovery` | what counts after a crash |
+//! | `sealing` | from a full file's entries to its index |
 //! | `index_file` | a sealed file's index beside it: a cache |
 
 mod file;
 mod index_file;
 mod recovery;
+mod sealing;
 mod writer;
 
 use std::path::Path;
 
 pub(crate) use file::{FIRST_PAGE, Identity, JournalFile, spare_number, spare_path};
 pub(crate) use index_file::{IndexFile, Section, encode_producers, path_of as index_path};
-pub(crate) use recovery::{Recovered, Sealing, gather, install, recover};
+pub(crate) use recovery::{Recovered, recover};
+pub(crate) use sealing::{Sealing, gather, install};
 pub(crate) use writer::{Frame, WriteBatch};
 
 /// Whether a path is an index that was not finished, or whose journal file is gone.

@@ -31,11 +31,12 @@ use hashbrown::HashMap;
 
 use super::{
     file::{FIRST_PAGE, JournalFile, base_of, spare_number},
-    index_file::{Content, IndexFile, Section, encode_producers, path_of},
+    index_file::{IndexFile, Section, encode_producers, path_of},
+    sealing::{Sealing, gather, install, run_of},
 };
 use crate::{
     error::OpenError,
-    index::{IndexEntry, Run, Stream, WHOLE},
+    index::{IndexEntry, Stream, WHOLE},
     meta::{Change, META_STREAM, Meta},
     producers::{Producers, is_numbered},
     sequencer::FileState,
@@ -151,6 +152,8 @@ struct Scan<'a> {
     producers: HashMap<u32, Producers>,
     /// The last indexed file, while `producers` is not yet loaded from it.
     producers_from: Option<Arc<IndexFile>>,
+    /// An index that turned out to be damaged where it was needed.
+    damaged: Option<PathBuf>,
     /// Whether the number of the next frame is known: not behind a file that was given back.
     follows: bool,
 }
@@ -163,10 +166,10 @@ enum Ended {
 
 impl Scan<'_> {
     fn load_producers(&mut self) {
-        if let Some(index) = self.producers_from.take()
-            && let Some(producers) = index.producers(self.disk)
-        {
-            self.producers = producers;
+        let Some(index) = self.producers_from.take() else { return };
+        match index.producers(self.disk) {
+            Some(producers) => self.producers = producers,
+            None => self.damaged = Some(index.path().to_owned()),
         }
     }
 
@@ -279,6 +282,10 @@ impl Scan<'_> {
 
     /// Writes the index of a sealed file that was read, and drops its entries.
     fn write_index(&mut self, file: &Arc<JournalFile>) -> Result<(), OpenError> {
+        if self.damaged.is_some() {
+            // This attempt does not know all producers: what it writes would be wrong.
+            return Ok(());
+        }
         let producers = encode_producers(self.producers.iter().map(|(s, p)| (*s, p)));
         let groups_end = self.state.groups_end;
         let Some(state) = self.state.files.get_mut(&file.base) else { return Ok(()) };
@@ -349,83 +356,6 @@ impl Scan<'_> {
     }
 }
 
-/// A run of a file's index.
-fn run_of(index: &Arc<IndexFile>, section: usize) -> Run {
-    let run = &index.runs[section];
-    Run {
-        index: index.clone(),
-        section: section as u32,
-        base: run.base,
-        end: run.end,
-        at_first: run.at_first,
-        at_last: run.at_last,
-        max_timestamp: run.max_timestamp,
-    }
-}
-
-/// What is known of a sealed file beside its batches.
-pub(crate) struct Sealing {
-    pub(crate) journal: u128,
-    pub(crate) end: u64,
-    pub(crate) sequence: u64,
-    pub(crate) incarnation: Incarnation,
-    pub(crate) producers: Vec<u8>,
-}
-
-/// Collects what the index of a sealed file holds. All earlier files must have theirs.
-pub(crate) fn gather<'a>(
-    state: &FileState,
-    streams: impl Iterator<Item = (&'a u32, &'a Stream)>,
-    sealing: Sealing,
-) -> Content {
-    let mut sections: Vec<(u32, Section)> = streams
-        .filter_map(|(number, stream)| {
-            let count = stream.live.partition_point(|entry| entry.at < sealing.end);
-            let mut section = Section::default();
-            for entry in stream.live.range(..count) {
-                let mut entry = *entry;
-                if entry.pieces != WHOLE {
-                    section.pieces.push(state.pieces[entry.pieces as usize].clone());
-                    entry.pieces = (section.pieces.len() - 1) as u32;
-                }
-                section.entries.push(entry);
-            }
-            (count > 0).then_some((*number, section))
-        })
-        .collect();
-    sections.sort_by_key(|(number, _)| *number);
-    let mut foreign: Vec<_> = state.foreign.iter().copied().collect();
-    foreign.sort_unstable();
-    Content {
-        journal: sealing.journal,
-        base: state.file.base,
-        end: sealing.end,
-        sequence: sealing.sequence,
-        incarnation: sealing.incarnation,
-        sections,
-        boundaries: state.boundaries.clone(),
-        foreign,
-        producers: sealing.producers,
-    }
-}
-
-/// Puts a file's index in the place of its entries.
-pub(crate) fn install(
-    state: &mut FileState,
-    streams: &mut HashMap<u32, Stream>,
-    index: &Arc<IndexFile>,
-) {
-    for (section, run) in index.runs.iter().enumerate() {
-        if let Some(stream) = streams.get_mut(&run.stream) {
-            stream.seal(run_of(index, section), index.end);
-        }
-    }
-    state.boundaries = Vec::new();
-    state.pieces = Vec::new();
-    state.foreign.clear();
-    state.index = Some(index.clone());
-}
-
 /// Reads a batch from disk.
 pub(crate) fn read_batch(
     files: &BTreeMap<u64, FileState>,
@@ -490,6 +420,30 @@ fn fold_meta(disk: &dyn Disk, state: &Recovered, dir: &Path) -> Result<Meta, Ope
 
 /// Reads the journal in a directory.
 pub(crate) fn recover(disk: &dyn Disk, dir: &Path, journal: u128) -> Result<Recovered, OpenError> {
+    loop {
+        match attempt(disk, dir, journal)? {
+            Ok(recovered) => return Ok(recovered),
+            // Without it, its journal file is read instead.
+            Err(damaged) => {
+                tracing::warn!(path = %damaged.display(), "a damaged index is built again");
+                disk.remove(&damaged).map_err(|error| OpenError::io(&damaged, error))?;
+            }
+        }
+    }
+}
+
+/// Whether the metadata's entries can be read, which are needed at once.
+fn is_usable(disk: &dyn Disk, index: &IndexFile) -> bool {
+    let section = index.runs.iter().position(|run| run.stream == META_STREAM);
+    section.is_none_or(|section| index.section(disk, section as u32).is_ok())
+}
+
+/// One attempt; the inner error is the damaged index that stands in its way.
+fn attempt(
+    disk: &dyn Disk,
+    dir: &Path,
+    journal: u128,
+) -> Result<Result<Recovered, PathBuf>, OpenError> {
     let Found { files, spares } = find(disk, dir, journal)?;
     let state = Recovered {
         files: BTreeMap::new(),
@@ -510,6 +464,7 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path, journal: u128) -> Result<Reco
         state,
         producers: HashMap::new(),
         producers_from: None,
+        damaged: None,
         follows: false,
     };
     let mut behind = None;
@@ -517,7 +472,8 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path, journal: u128) -> Result<Reco
         if i > 0 && files[i - 1].end() != file.base {
             scan.follows = false;
         }
-        if let Some(index) = IndexFile::open(disk, dir, journal, file.base) {
+        let index = IndexFile::open(disk, dir, journal, file.base);
+        if let Some(index) = index.filter(|index| is_usable(disk, index)) {
             scan.take_index(file, index);
             scan.follows = true;
             continue;
@@ -537,7 +493,10 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path, journal: u128) -> Result<Reco
         }
     }
     scan.load_producers();
-    finish(scan, &files, behind)
+    if let Some(damaged) = scan.damaged.take() {
+        return Ok(Err(damaged));
+    }
+    finish(scan, &files, behind).map(Ok)
 }
 
 /// Checks the chain and joins what was read.

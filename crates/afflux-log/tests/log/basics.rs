@@ -61,7 +61,7 @@ fn a_restart_finds_everything() {
     let sim = Sim::new(1);
     let value = "x".repeat(700);
     let large = "y".repeat(9000);
-    let mut expected = vec![Vec::new(), Vec::new(), Vec::new()];
+    let mut expected = [Vec::new(), Vec::new(), Vec::new()];
     let mut id = 0;
     for life in 0..4 {
         let log = open(&sim).unwrap();

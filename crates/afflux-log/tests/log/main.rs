@@ -1,4 +1,10 @@
 //! The embedded log on the simulated seam.
 
 mod basics;
+mod crash;
+mod damage;
+mod producers;
+mod space;
 mod support;
+mod threads;
+mod ticks;

@@ -104,22 +104,34 @@ pub(crate) fn records(
     of: &TopicPartition,
     isolation: Isolation,
 ) -> Vec<(i64, String)> {
+    try_records(log, of, isolation).unwrap()
+}
+
+/// As [`records`], or what is wrong.
+pub(crate) fn try_records(
+    log: &EmbeddedLog,
+    of: &TopicPartition,
+    isolation: Isolation,
+) -> Result<Vec<(i64, String)>, String> {
     let mut found = Vec::new();
-    let mut from = log.bounds(of).unwrap().start;
+    let mut from = log.bounds(of).map_err(|error| error.to_string())?.start;
     loop {
-        let batches = log.read(of, from, Offset(i64::MAX), 1000, isolation).unwrap();
+        let read = log.read(of, from, Offset(i64::MAX), 1000, isolation);
+        let batches = read.map_err(|error| error.to_string())?;
         if batches.batches.is_empty() {
-            return found;
+            return Ok(found);
         }
         for batch in &batches.batches {
-            afflux_record::batch::check(batch).unwrap();
+            afflux_record::batch::check(batch).map_err(|error| error.to_string())?;
             for record in afflux_record::records(batch) {
-                let record = record.unwrap();
-                let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
+                let record = record.map_err(|error| error.to_string())?;
+                let value = String::from_utf8_lossy(&record.value.unwrap_or_default()).into_owned();
                 found.push((record.offset.0, value));
             }
         }
-        assert!(batches.next > from);
+        if batches.next <= from {
+            return Err(format!("a read from {from} goes on at {}", batches.next));
+        }
         from = batches.next;
     }
 }

@@ -1,0 +1,190 @@
+//! Journals that are not what was written: cut where the rule says torn, refused where it says
+//! damaged.
+
+use std::path::{Path, PathBuf};
+
+use afflux_env::{Disk, OpenMode, sim::Sim};
+use afflux_log::{Isolation, error::OpenError};
+use afflux_types::Classified;
+
+use crate::support::*;
+
+const FIRST: &str = "/data/journal/0000000000000000.journal";
+
+/// A log of several files with 150 records, closed as a power cut would leave it, or well.
+fn written(well: bool) -> Sim {
+    let sim = Sim::new(9);
+    let log = open(&sim).unwrap();
+    topic(&log, "t", 1);
+    for i in 0..150 {
+        let value = format!("{i} {}", "v".repeat(1000));
+        append(&log, &[(partition("t", 0), batch(i, &[&value]))]).unwrap();
+    }
+    while log.step() {}
+    if well {
+        log.shutdown();
+    } else {
+        std::mem::forget(log);
+    }
+    sim.disk.crash();
+    sim
+}
+
+fn flip(sim: &Sim, path: &Path, at: u64) {
+    let file = sim.disk.open(path, OpenMode::Write).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+    file.sync_data().unwrap();
+}
+
+fn files(sim: &Sim, extension: &str) -> Vec<PathBuf> {
+    let mut files = sim.disk.list(Path::new("/data/journal")).unwrap();
+    files.retain(|path| {
+        path.extension().unwrap() == extension && !path.to_str().unwrap().contains("spare")
+    });
+    files
+}
+
+fn count(sim: &Sim) -> Result<usize, OpenError> {
+    let log = open(sim)?;
+    let found = records(&log, &partition("t", 0), Isolation::Uncommitted);
+    for (i, (offset, value)) in found.iter().enumerate() {
+        assert_eq!(*offset, i as i64);
+        assert!(value.starts_with(&format!("{i} ")));
+    }
+    Ok(found.len())
+}
+
+/// The file that is written, which is the last but one: the last is prepared and empty.
+fn tail_file(sim: &Sim) -> PathBuf {
+    let files = files(sim, "journal");
+    files[files.len() - 2].clone()
+}
+
+#[test]
+fn an_untouched_journal_is_whole() {
+    assert_eq!(count(&written(true)).unwrap(), 150);
+    assert_eq!(count(&written(false)).unwrap(), 150);
+}
+
+#[test]
+fn durable_frames_that_are_damaged_are_reported_and_kept() {
+    let sim = written(true);
+    let path = tail_file(&sim);
+    flip(&sim, &path, 4096 + 2000);
+    for _ in 0..2 {
+        let error = count(&sim).unwrap_err();
+        let OpenError::Corrupt { path: at, reason, .. } = &error else { panic!("{error}") };
+        assert_eq!(*at, path);
+        assert!(reason.contains("was durable"), "{reason}");
+        assert!(error.hint().unwrap().contains("backup"));
+    }
+    // Nothing was cut: with the bit put right, everything is there.
+    flip(&sim, &path, 4096 + 2000);
+    assert_eq!(count(&sim).unwrap(), 150);
+}
+
+#[test]
+fn the_last_frame_is_cut_if_nothing_says_that_it_was_durable() {
+    let sim = written(false);
+    let path = tail_file(&sim);
+    let file = sim.disk.open(&path, OpenMode::Read).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let last = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    flip(&sim, &path, last as u64);
+    assert_eq!(count(&sim).unwrap(), 149);
+    assert_eq!(count(&sim).unwrap(), 149);
+}
+
+#[test]
+fn the_last_group_of_a_well_closed_journal_is_not_cut() {
+    let sim = written(true);
+    let path = tail_file(&sim);
+    let file = sim.disk.open(&path, OpenMode::Read).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    // The last group's last byte: before the closing frame.
+    let last = bytes.iter().rposition(|byte| *byte == b'v').unwrap();
+    flip(&sim, &path, last as u64);
+    assert!(matches!(count(&sim), Err(OpenError::Corrupt { .. })));
+}
+
+#[test]
+fn a_truncated_file_is_reported() {
+    for bytes in [0, 100, 4096, 20_000] {
+        let sim = written(false);
+        let file = sim.disk.open(Path::new(FIRST), OpenMode::Write).unwrap();
+        file.set_len(bytes).unwrap();
+        file.sync_data().unwrap();
+        let error = count(&sim).unwrap_err();
+        assert!(matches!(&error, OpenError::Corrupt { .. }), "{bytes}: {error}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_reported() {
+    let sim = written(false);
+    for path in files(&sim, "journal") {
+        let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let sim = written(false);
+        sim.disk.remove(&path).unwrap();
+        sim.disk.sync_dir(Path::new("/data/journal")).unwrap();
+        match count(&sim) {
+            Err(OpenError::Corrupt { .. }) => {}
+            // The prepared file held nothing.
+            Ok(150) => assert_eq!(path, *files(&written(false), "journal").last().unwrap()),
+            other => panic!("without {file}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn every_damaged_byte_of_an_index_is_seen_or_harmless() {
+    let sim = written(true);
+    let indexes = files(&sim, "index");
+    assert!(indexes.len() > 1);
+    for path in &indexes {
+        let len = sim.disk.open(path, OpenMode::Read).unwrap().len().unwrap();
+        for at in (0..len).step_by(97) {
+            flip(&sim, path, at);
+            let log = open(&sim).unwrap();
+            // A damaged section is found when it is read, a damaged directory at the start.
+            if let Ok(found) = try_records(&log, &partition("t", 0), Isolation::Uncommitted) {
+                assert_eq!(found.len(), 150);
+            }
+            log.shutdown();
+            sim.disk.remove(path).unwrap();
+            assert_eq!(count(&sim).unwrap(), 150, "an index is built again");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_sealed_file_is_reported_to_its_readers() {
+    let sim = written(true);
+    flip(&sim, Path::new(FIRST), 4096 + 3000);
+    let log = open(&sim).unwrap();
+    let error = try_records(&log, &partition("t", 0), Isolation::Uncommitted).unwrap_err();
+    assert!(error.contains("can not be read") && error.contains(FIRST), "{error}");
+}
+
+#[test]
+fn another_version_is_refused() {
+    let check = |text: &str| {
+        let sim = written(true);
+        sim.disk.remove(Path::new("/data/format")).unwrap();
+        if !text.is_empty() {
+            let file = sim.disk.open(Path::new("/data/format"), OpenMode::Create).unwrap();
+            file.write_all_at(text.as_bytes(), 0).unwrap();
+        }
+        let error = count(&sim).unwrap_err();
+        assert!(matches!(&error, OpenError::Version { .. }), "{text:?}: {error}");
+        assert!(error.hint().unwrap().contains("version"));
+    };
+    check("afflux 2 0123\n");
+    check("something else");
+    check("afflux 1 xyz");
+    check("");
+}
