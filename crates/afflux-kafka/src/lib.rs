@@ -1,1 +1,193 @@
-//! afflux-kafka
+//! The Kafka listener: clients of Apache Kafka produce, consume and form groups here.
+//!
+//! ```text
+//!  connection ──▶ wire, guard ──▶ broker ──▶ produce · fetch · list_offsets · metadata · topics
+//!  (frames,       (header,        (who               │
+//!   order,         shape)          answers)  ──▶ groups ──▶ group (pure coordinator)
+//!   budget)                                          │
+//!                                                    ▼
+//!                                                   log
+//! ```
+//! Not here: storage, sequences of idempotent producers (the log's), transactions, security.
+//!
+//! Absences that hold: nothing here unpacks or copies a record batch on its way in or out; no
+//! length in a request reserves memory before the bytes are there; an acknowledged record is
+//! durable; an answer never overtakes an earlier one of its connection.
+
+mod api;
+mod broker;
+mod code;
+mod connection;
+mod fetch;
+mod group;
+mod groups;
+mod guard;
+mod list_offsets;
+mod metadata;
+mod produce;
+mod topics;
+mod wire;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use afflux_env::{Env, Listener};
+use afflux_log::{EmbeddedLog, error::ReadError};
+use afflux_record::BatchError;
+use afflux_types::{Classified, ErrorKind, Offset};
+use kafka_protocol::protocol::StrBytes;
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+
+use crate::{broker::Broker, connection::BUDGET_UNIT_BYTES, groups::Groups};
+
+/// How long answers in flight may take once the node stops.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How the listener behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where clients are told to connect, if not where the listener is bound. Needed when that is
+    /// not an address of theirs: behind a proxy, or bound to all interfaces.
+    pub advertised: Option<(String, u16)>,
+    /// What clients are told the cluster is called.
+    pub cluster_id: String,
+    /// Whether asking for a topic makes it.
+    pub create_topics: bool,
+    /// How many partitions a topic gets whose maker does not say.
+    pub partitions: i32,
+    /// The longest request taken, in bytes.
+    pub frame_bytes_max: usize,
+    /// The most bytes of requests that have no answer yet, over all connections.
+    pub request_bytes_max: usize,
+    /// The most bytes of batches in one answer, but for a first batch that is larger.
+    pub fetch_bytes_max: usize,
+    /// The most connections; more wait to be accepted.
+    pub connections_max: usize,
+    /// How long a request may take from its first byte to its last.
+    pub stall_max: Duration,
+    /// How long a group that was empty waits for members that start together.
+    pub group_initial_delay: Duration,
+    /// The shortest session that a member of a group may ask for.
+    pub group_session_min: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            advertised: None,
+            cluster_id: "afflux".to_owned(),
+            create_topics: true,
+            partitions: 4,
+            frame_bytes_max: 100 << 20,
+            request_bytes_max: 256 << 20,
+            fetch_bytes_max: 8 << 20,
+            connections_max: 4096,
+            stall_max: Duration::from_mins(1),
+            group_initial_delay: Duration::from_millis(200),
+            group_session_min: Duration::from_secs(6),
+        }
+    }
+}
+
+/// The listener can not start, for what groups have committed can not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The log does not give it.
+    #[error("reading committed offsets: {0}")]
+    Read(#[from] ReadError),
+    /// A batch of it is malformed.
+    #[error("reading committed offsets: the batch at offset {offset}: {source}")]
+    Batch {
+        /// Where in `__consumer_offsets`.
+        offset: Offset,
+        /// What is wrong with it.
+        source: BatchError,
+    },
+}
+
+impl Classified for StartError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Read(error) => error.kind(),
+            Self::Batch { .. } => ErrorKind::Corrupt,
+        }
+    }
+}
+
+/// Serves Kafka clients until `shutdown` becomes true (or its sender is gone); then answers in
+/// flight get a moment to end.
+pub async fn serve(
+    env: Env,
+    log: Arc<EmbeddedLog>,
+    listener: Box<dyn Listener>,
+    options: Options,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), StartError> {
+    let settings = group::Settings {
+        initial_delay: options.group_initial_delay,
+        session_min: options.group_session_min,
+        ..group::Settings::default()
+    };
+    let rebuilding = Arc::clone(&log);
+    let groups = tokio::task::spawn_blocking(move || Groups::rebuild(&rebuilding, settings))
+        .await
+        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    let (host, port) = advertised(&options, listener.address());
+    let frame_units = options.frame_bytes_max.div_ceil(BUDGET_UNIT_BYTES);
+    // One frame of the longest kind must always fit, or it would wait for ever.
+    let units = options.request_bytes_max.div_ceil(BUDGET_UNIT_BYTES).max(frame_units);
+    let budget = Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)));
+    let places = Arc::new(Semaphore::new(options.connections_max));
+    let mut stopping = shutdown.clone();
+    let broker = Arc::new(Broker { env, log, options, host, port, groups, shutdown });
+
+    let mut connections = JoinSet::new();
+    let coordinating = tokio::spawn({
+        let broker = Arc::clone(&broker);
+        async move { Groups::run(&broker).await }
+    });
+    loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            _ = stopping.wait_for(|stopping| *stopping) => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopping.wait_for(|stopping| *stopping) => break,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((connection, peer)) => {
+                let (broker, budget) = (Arc::clone(&broker), Arc::clone(&budget));
+                connections.spawn(async move {
+                    connection::serve(broker, budget, connection, peer).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: others must end before more can begin.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    let farewell = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    connections.shutdown().await;
+    coordinating.abort();
+    Ok(())
+}
+
+/// Where clients are told to connect. Who listens on all interfaces and does not say where it can
+/// be reached can be reached from this machine.
+fn advertised(options: &Options, bound: SocketAddr) -> (StrBytes, i32) {
+    let (host, port) = match &options.advertised {
+        Some((host, port)) => (host.clone(), *port),
+        None if bound.ip().is_unspecified() => ("localhost".to_owned(), bound.port()),
+        None => (bound.ip().to_string(), bound.port()),
+    };
+    (StrBytes::from_string(host), i32::from(port))
+}

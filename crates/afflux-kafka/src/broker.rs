@@ -1,0 +1,205 @@
+//! What all connections share, and who answers which request.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use afflux_env::{Env, network::BoxFuture};
+use afflux_log::{EmbeddedLog, Topic};
+use afflux_types::{TopicId, TopicName};
+use bytes::Bytes;
+use kafka_protocol::{
+    ResponseError,
+    messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId, api_versions_response},
+    protocol::{Encodable, HeaderVersion, StrBytes},
+};
+use tokio::sync::watch;
+
+use crate::{
+    Options, api, fetch,
+    groups::Groups,
+    list_offsets, metadata, produce, topics,
+    wire::{self, Answer, Request, Unreadable},
+};
+
+/// This node's number. It is alone.
+pub(crate) const NODE: BrokerId = BrokerId(1);
+
+/// The topic of committed offsets, by Kafka's name.
+pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// What all connections share.
+pub(crate) struct Broker {
+    pub(crate) env: Env,
+    pub(crate) log: Arc<EmbeddedLog>,
+    pub(crate) options: Options,
+    /// Where clients are told to connect.
+    pub(crate) host: StrBytes,
+    pub(crate) port: i32,
+    pub(crate) groups: Groups,
+    /// True once the node stops.
+    pub(crate) shutdown: watch::Receiver<bool>,
+}
+
+/// Who asks, and in which words.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) version: i16,
+    pub(crate) correlation: i32,
+    /// What the client calls itself.
+    pub(crate) client: StrBytes,
+    pub(crate) peer: SocketAddr,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// It is answered.
+    Respond(Answer),
+    /// The client wants no answer.
+    Silent,
+    /// The connection ends, and why.
+    Close(String),
+}
+
+/// An answer on its way. What has to happen in the order of requests has happened already.
+pub(crate) type Pending = BoxFuture<'static, Outcome>;
+
+impl Context {
+    /// Encodes an answer in the request's version.
+    pub(crate) fn respond<T: Encodable + HeaderVersion>(&self, body: &T) -> Outcome {
+        match wire::encode(self.correlation, self.version, body) {
+            Ok(answer) => Outcome::Respond(answer),
+            Err(reason) => Outcome::Close(reason),
+        }
+    }
+}
+
+/// Takes in a frame. An error ends the connection.
+pub(crate) fn receive(
+    broker: &Arc<Broker>,
+    peer: SocketAddr,
+    frame: Bytes,
+) -> Result<Pending, Unreadable> {
+    let header = wire::parse_header(&frame)?;
+    if header.key == ApiKey::ApiVersions as i16
+        && !api::find(header.key).is_some_and(|api| api.serves(header.version))
+    {
+        // The one request that a client sends without knowing which versions there are.
+        let context =
+            Context { version: 0, correlation: header.correlation, client: StrBytes::new(), peer };
+        let body = api_versions(Some(ResponseError::UnsupportedVersion));
+        return Ok(Box::pin(async move { context.respond(&body) }));
+    }
+    let request = wire::parse(header, frame)?;
+    let context = Context {
+        version: request.header.version,
+        correlation: request.header.correlation,
+        client: request.header.client.clone(),
+        peer,
+    };
+    dispatch(broker, context, request)
+}
+
+fn dispatch(
+    broker: &Arc<Broker>,
+    context: Context,
+    mut request: Request,
+) -> Result<Pending, Unreadable> {
+    /// Answers when its turn comes, without waiting for anything.
+    macro_rules! plain {
+        ($answer:path) => {{
+            let body = request.decode()?;
+            let broker = Arc::clone(broker);
+            Box::pin(async move {
+                let answer = $answer(&broker, &context, body);
+                context.respond(&answer)
+            })
+        }};
+    }
+    /// Begins when its turn comes, and answers when it is done.
+    macro_rules! later {
+        ($answer:path) => {{
+            let body = request.decode()?;
+            let broker = Arc::clone(broker);
+            Box::pin(async move {
+                let answer = $answer(&broker, &context, body).await;
+                context.respond(&answer)
+            })
+        }};
+    }
+    Ok(match request.api.key {
+        ApiKey::Produce => produce::start(broker, context, request.decode()?),
+        ApiKey::Fetch => {
+            let body = request.decode()?;
+            let broker = Arc::clone(broker);
+            Box::pin(async move { Outcome::Respond(fetch::answer(&broker, &context, body).await) })
+        }
+        ApiKey::ApiVersions => {
+            request.decode::<ApiVersionsRequest>()?;
+            let body = api_versions(None);
+            Box::pin(async move { context.respond(&body) })
+        }
+        ApiKey::ListOffsets => later!(list_offsets::answer),
+        ApiKey::Metadata => later!(metadata::answer),
+        ApiKey::DescribeCluster => plain!(metadata::describe_cluster),
+        ApiKey::FindCoordinator => plain!(metadata::find_coordinator),
+        ApiKey::InitProducerId => later!(produce::init_producer_id),
+        ApiKey::CreateTopics => later!(topics::create),
+        ApiKey::DeleteTopics => later!(topics::delete),
+        ApiKey::JoinGroup => later!(Groups::join),
+        ApiKey::SyncGroup => later!(Groups::sync),
+        ApiKey::Heartbeat => plain!(Groups::heartbeat),
+        ApiKey::LeaveGroup => plain!(Groups::leave),
+        ApiKey::OffsetCommit => later!(Groups::commit),
+        ApiKey::OffsetFetch => plain!(Groups::fetch_offsets),
+        ApiKey::DescribeGroups => plain!(Groups::describe),
+        ApiKey::ListGroups => plain!(Groups::list),
+        _ => return Err(Unreadable::UnknownApi(request.header.key)),
+    })
+}
+
+/// Which requests are served. Told that its version is not, a client only needs the range of the
+/// request that it sent.
+fn api_versions(error: Option<ResponseError>) -> ApiVersionsResponse {
+    let served = api::SERVED
+        .iter()
+        .filter(|api| error.is_none() || api.key == ApiKey::ApiVersions)
+        .map(|api| {
+            api_versions_response::ApiVersion::default()
+                .with_api_key(api.key as i16)
+                .with_min_version(api.version_min)
+                .with_max_version(api.version_max)
+        });
+    ApiVersionsResponse::default()
+        .with_error_code(error.map_or(0, |error| error.code()))
+        .with_api_keys(served.collect())
+}
+
+impl Broker {
+    /// A topic that clients may see, by name.
+    pub(crate) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        let name = TopicName::new(name).ok().filter(|name| !is_hidden(name))?;
+        self.log.topic(&name)
+    }
+
+    /// A topic that clients may see, by id.
+    pub(crate) fn topic_by_id(&self, id: uuid::Uuid) -> Option<Arc<Topic>> {
+        self.log.topic_by_id(TopicId(id)).filter(|topic| !is_hidden(&topic.name))
+    }
+
+    /// All topics that clients may see.
+    pub(crate) fn topics(&self) -> Vec<Arc<Topic>> {
+        let mut topics = self.log.topics();
+        topics.retain(|topic| !is_hidden(&topic.name));
+        topics
+    }
+}
+
+/// Whether a topic is Afflux's own: neither listed, nor read, nor written by clients.
+pub(crate) fn is_hidden(name: &TopicName) -> bool {
+    name.is_internal() || name.as_str() == OFFSETS_TOPIC
+}
+
+/// A string for an answer.
+pub(crate) fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}

@@ -1,0 +1,62 @@
+//! Which of Kafka's error codes says what went wrong: the only place where that is decided.
+
+use afflux_log::error::{AppendError, ReadError, TopicError};
+use afflux_record::BatchError;
+use kafka_protocol::ResponseError;
+
+/// The code for an append that was not taken.
+pub(crate) fn of_append(error: &AppendError) -> ResponseError {
+    match error {
+        AppendError::UnknownPartition(_) => ResponseError::UnknownTopicOrPartition,
+        AppendError::Malformed { .. } => ResponseError::InvalidRecord,
+        AppendError::TooLarge { .. } => ResponseError::MessageTooLarge,
+        AppendError::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
+        AppendError::DuplicateSequence { .. } => ResponseError::DuplicateSequenceNumber,
+        AppendError::ProducerFenced { .. } => ResponseError::InvalidProducerEpoch,
+        // Clients try again after these two, and that is right: the node is about to restart, or
+        // somebody is about to make room.
+        AppendError::DiskFull { .. } | AppendError::Failed(_) => ResponseError::KafkaStorageError,
+        AppendError::Closed => ResponseError::NotLeaderOrFollower,
+        _ => ResponseError::UnknownServerError,
+    }
+}
+
+/// The code for a batch that is not one.
+pub(crate) fn of_batch(error: &BatchError) -> ResponseError {
+    match error {
+        // Flipped on the way: worth another try.
+        BatchError::Checksum { .. } => ResponseError::CorruptMessage,
+        BatchError::Magic(_) => ResponseError::UnsupportedForMessageFormat,
+        BatchError::UnknownCompression(_) => ResponseError::UnsupportedCompressionType,
+        _ => ResponseError::InvalidRecord,
+    }
+}
+
+/// The code for a read that can not be answered.
+pub(crate) fn of_read(error: &ReadError) -> ResponseError {
+    match error {
+        ReadError::UnknownPartition(_) => ResponseError::UnknownTopicOrPartition,
+        ReadError::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
+        ReadError::Corrupt { .. } | ReadError::Io { .. } => ResponseError::KafkaStorageError,
+        _ => ResponseError::UnknownServerError,
+    }
+}
+
+/// The code for a topic that can not be made or removed.
+pub(crate) fn of_topic(error: &TopicError) -> ResponseError {
+    match error {
+        TopicError::Exists(_) => ResponseError::TopicAlreadyExists,
+        TopicError::Unknown(_) => ResponseError::UnknownTopicOrPartition,
+        TopicError::Partitions { .. } => ResponseError::InvalidPartitions,
+        TopicError::Append(error) => of_append(error),
+        _ => ResponseError::UnknownServerError,
+    }
+}
+
+/// The number of an outcome; 0 if it went well.
+pub(crate) fn number<T>(outcome: &Result<T, ResponseError>) -> i16 {
+    match outcome {
+        Ok(_) => 0,
+        Err(error) => error.code(),
+    }
+}

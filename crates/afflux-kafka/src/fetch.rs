@@ -1,0 +1,353 @@
+//! Fetch: reads durable batches, waiting for them if there are too few.
+//!
+//! 1. Each partition's bounds say whether there is anything to read; only then is it read.
+//! 2. With fewer bytes than the client wants, the answer waits until more became durable, the
+//!    client's patience ends, or the node stops.
+//! 3. The answer is encoded around the batches, which are passed on where they lie.
+//!
+//! Sessions are declined (the answer's session is 0): with one node a client's list of partitions
+//! is short. A client's leader epoch is not looked at: nobody is ever shown what is not durable,
+//! so no client can be ahead of the log or on a branch of it.
+
+use std::{sync::Arc, time::Duration};
+
+use afflux_log::{Batches, EmbeddedLog, Isolation, Log as _, error::ReadError};
+use afflux_types::{Offset, TopicPartition};
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::{ResponseError, messages::FetchRequest, protocol::StrBytes};
+
+use crate::{
+    broker::{Broker, Context},
+    code, list_offsets,
+    wire::Answer,
+};
+
+/// One partition, as it was asked for.
+#[derive(Debug, Clone)]
+struct Wanted {
+    index: i32,
+    at: Result<TopicPartition, ResponseError>,
+    from: Offset,
+    bytes_max: usize,
+}
+
+/// A topic, as it was asked for.
+struct WantedTopic {
+    name: StrBytes,
+    id: uuid::Uuid,
+    partitions: Vec<Wanted>,
+}
+
+/// What a partition gives.
+type Got = Result<Batches, ResponseError>;
+
+/// Reads what is wanted, or waits for it.
+pub(crate) async fn answer(
+    broker: &Arc<Broker>,
+    context: &Context,
+    request: FetchRequest,
+) -> Answer {
+    if request.session_id != 0 {
+        let error = ResponseError::FetchSessionIdNotFound;
+        return encode(context, error.code(), &[], Vec::new());
+    }
+    let isolation = list_offsets::isolation(request.isolation_level);
+    let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0);
+    let bytes_max =
+        usize::try_from(request.max_bytes).unwrap_or(0).min(broker.options.fetch_bytes_max);
+    let patience = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+    let topics = resolve(broker, context, request);
+
+    let mut durable = broker.log.durable();
+    let mut shutdown = broker.shutdown.clone();
+    let patience = tokio::time::sleep(patience);
+    tokio::pin!(patience);
+    loop {
+        // What becomes durable from here on wakes the wait below.
+        durable.borrow_and_update();
+        let got = read(broker, &topics, bytes_max, isolation).await;
+        let bytes: usize = got.iter().flatten().flat_map(|got| &got.batches).map(Bytes::len).sum();
+        if bytes >= bytes_min || got.iter().any(Result::is_err) || patience.is_elapsed() {
+            return encode(context, 0, &topics, got);
+        }
+        tokio::select! {
+            changed = durable.changed() => {
+                if changed.is_err() {
+                    return encode(context, 0, &topics, got);
+                }
+            }
+            () = &mut patience => {}
+            _ = shutdown.wait_for(|stopping| *stopping) => return encode(context, 0, &topics, got),
+        }
+    }
+}
+
+fn resolve(broker: &Broker, context: &Context, request: FetchRequest) -> Vec<WantedTopic> {
+    let by_id = context.version >= 13;
+    let wanted = request.topics.into_iter().map(|asked| {
+        let (topic, unknown) = if by_id {
+            (broker.topic_by_id(asked.topic_id), ResponseError::UnknownTopicId)
+        } else {
+            (broker.topic(&asked.topic), ResponseError::UnknownTopicOrPartition)
+        };
+        let partitions = asked.partitions.into_iter().map(|partition| Wanted {
+            index: partition.partition,
+            at: match &topic {
+                Some(topic) => Ok(TopicPartition::new(topic.name.clone(), partition.partition)),
+                None => Err(unknown),
+            },
+            from: Offset(partition.fetch_offset),
+            bytes_max: usize::try_from(partition.partition_max_bytes).unwrap_or(0),
+        });
+        WantedTopic { name: asked.topic.0, id: asked.topic_id, partitions: partitions.collect() }
+    });
+    wanted.collect()
+}
+
+/// Reads all partitions once, in the order in which they were asked for.
+async fn read(
+    broker: &Arc<Broker>,
+    topics: &[WantedTopic],
+    bytes_max: usize,
+    isolation: Isolation,
+) -> Vec<Got> {
+    let wanted = || topics.iter().flat_map(|topic| &topic.partitions);
+    let looked: Vec<Result<(Batches, bool), ResponseError>> =
+        wanted().map(|wanted| look(&broker.log, wanted, isolation)).collect();
+    if !looked.iter().flatten().any(|(_, more)| *more) {
+        return looked.into_iter().map(|looked| looked.map(|(batches, _)| batches)).collect();
+    }
+    // What is no longer in memory is read from the disk.
+    let log = Arc::clone(&broker.log);
+    let parts: Vec<Wanted> = wanted().cloned().collect();
+    let task = tokio::task::spawn_blocking(move || {
+        let mut room = bytes_max;
+        let mut is_first = true;
+        parts
+            .iter()
+            .zip(looked)
+            .map(|(wanted, looked)| match looked {
+                Ok((_, true)) => read_one(&log, wanted, isolation, &mut room, &mut is_first),
+                Ok((empty, false)) => Ok(empty),
+                Err(error) => Err(error),
+            })
+            .collect()
+    });
+    let count = wanted().count();
+    task.await.unwrap_or_else(|_| vec![Err(ResponseError::UnknownServerError); count])
+}
+
+/// Nothing of a partition yet, and whether there is something to read.
+fn look(
+    log: &EmbeddedLog,
+    wanted: &Wanted,
+    isolation: Isolation,
+) -> Result<(Batches, bool), ResponseError> {
+    let partition = wanted.at.as_ref().map_err(|error| *error)?;
+    let bounds = log.bounds(partition).map_err(|error| code::of_read(&error))?;
+    let end = if isolation == Isolation::Committed { bounds.stable } else { bounds.durable };
+    // Between the stable end and the durable one there is nothing to show yet, but no error.
+    if wanted.from < bounds.start || wanted.from > bounds.durable {
+        return Err(ResponseError::OffsetOutOfRange);
+    }
+    let empty = Batches { batches: Vec::new(), next: wanted.from, bounds };
+    Ok((empty, wanted.from < end))
+}
+
+/// Reads one partition within the room that is left. The first batch of the first partition that
+/// has any is passed on however large it is, so that nobody is stuck behind it.
+fn read_one(
+    log: &EmbeddedLog,
+    wanted: &Wanted,
+    isolation: Isolation,
+    room: &mut usize,
+    is_first: &mut bool,
+) -> Got {
+    let partition = wanted.at.as_ref().map_err(|error| *error)?;
+    let most = wanted.bytes_max.min(*room);
+    let mut got =
+        log.fetch(partition, wanted.from, most, isolation).map_err(|error| report(&error))?;
+    let bytes: usize = got.batches.iter().map(Bytes::len).sum();
+    if bytes > most && !*is_first {
+        got.batches.clear();
+    } else if bytes > 0 {
+        *is_first = false;
+        *room = room.saturating_sub(bytes);
+    }
+    Ok(got)
+}
+
+fn report(error: &ReadError) -> ResponseError {
+    if !matches!(error, ReadError::OffsetOutOfRange { .. } | ReadError::UnknownPartition(_)) {
+        tracing::error!(%error, "a fetch failed");
+    }
+    code::of_read(error)
+}
+
+/// Encodes an answer around the batches:
+///
+/// ```text
+/// answer     correlation:i32 [tags] throttle:i32 {7: error:i16 session:i32} topics [tags]
+/// topic      {..12: name | 13..: id} partitions [tags]
+/// partition  index:i32 error:i16 durable:i64 stable:i64 {5: start:i64} aborted {11: replica:i32}
+///            records [tags]
+/// ```
+/// From version 12 on lengths are varints and `[tags]` is there.
+fn encode(context: &Context, error: i16, topics: &[WantedTopic], got: Vec<Got>) -> Answer {
+    let mut out = Encoder {
+        version: context.version,
+        flexible: context.version >= 12,
+        pieces: Vec::new(),
+        head: BytesMut::with_capacity(256),
+    };
+    out.head.put_i32(context.correlation);
+    out.tags();
+    out.head.put_i32(0);
+    if out.version >= 7 {
+        out.head.put_i16(error);
+        out.head.put_i32(0);
+    }
+    let mut got = got.into_iter();
+    out.length(topics.len());
+    for topic in topics {
+        if out.version >= 13 {
+            out.head.put_slice(topic.id.as_bytes());
+        } else if out.flexible {
+            out.length(topic.name.len());
+            out.head.put_slice(topic.name.as_bytes());
+        } else {
+            out.head.put_i16(topic.name.len() as i16);
+            out.head.put_slice(topic.name.as_bytes());
+        }
+        out.length(topic.partitions.len());
+        for wanted in &topic.partitions {
+            let got = got.next().unwrap_or(Err(ResponseError::UnknownServerError));
+            out.partition(wanted.index, got);
+        }
+        out.tags();
+    }
+    out.tags();
+    out.finish()
+}
+
+struct Encoder {
+    version: i16,
+    flexible: bool,
+    pieces: Vec<Bytes>,
+    head: BytesMut,
+}
+
+impl Encoder {
+    fn partition(&mut self, index: i32, got: Got) {
+        self.head.put_i32(index);
+        self.head.put_i16(code::number(&got));
+        let (bounds, batches) = match got {
+            Ok(got) => (Some(got.bounds), got.batches),
+            Err(_) => (None, Vec::new()),
+        };
+        self.head.put_i64(bounds.map_or(-1, |bounds| bounds.durable.0));
+        self.head.put_i64(bounds.map_or(-1, |bounds| bounds.stable.0));
+        if self.version >= 5 {
+            self.head.put_i64(bounds.map_or(-1, |bounds| bounds.start.0));
+        }
+        // There are no transactions, so none was aborted.
+        self.length(0);
+        if self.version >= 11 {
+            self.head.put_i32(-1);
+        }
+        self.length(batches.iter().map(Bytes::len).sum());
+        if !batches.is_empty() {
+            self.pieces.push(self.head.split().freeze());
+            self.pieces.extend(batches);
+        }
+        self.tags();
+    }
+
+    /// The length of an array or of bytes.
+    fn length(&mut self, length: usize) {
+        if !self.flexible {
+            self.head.put_i32(length as i32);
+            return;
+        }
+        let mut rest = length + 1;
+        while rest >= 0x80 {
+            self.head.put_u8(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        self.head.put_u8(rest as u8);
+    }
+
+    fn tags(&mut self) {
+        if self.flexible {
+            self.head.put_u8(0);
+        }
+    }
+
+    fn finish(mut self) -> Answer {
+        self.pieces.push(self.head.freeze());
+        Answer::framed(self.pieces)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use afflux_log::Bounds;
+    use bytes::Buf;
+    use kafka_protocol::{
+        messages::{FetchResponse, ResponseHeader},
+        protocol::{Decodable, HeaderVersion},
+    };
+
+    use super::*;
+
+    #[test]
+    fn answers_decode_as_kafkas_in_every_version() {
+        let bounds =
+            Bounds { start: Offset(1), stable: Offset(4), durable: Offset(5), end: Offset(9) };
+        let wanted = |index| Wanted {
+            index,
+            at: Err(ResponseError::UnknownServerError),
+            from: Offset(1),
+            bytes_max: 1,
+        };
+        let id = uuid::Uuid::from_u128(7);
+        let topics = [WantedTopic {
+            name: StrBytes::from_static_str("topic"),
+            id,
+            partitions: vec![wanted(0), wanted(3)],
+        }];
+        let batches = vec![Bytes::from(vec![1; 200]), Bytes::from_static(b"two")];
+        for version in 4..=16 {
+            let context = Context {
+                version,
+                correlation: 42,
+                client: StrBytes::new(),
+                peer: "127.0.0.1:1".parse().unwrap(),
+            };
+            let got = vec![
+                Ok(Batches { batches: batches.clone(), next: Offset(5), bounds }),
+                Err(ResponseError::OffsetOutOfRange),
+            ];
+            let mut bytes: Bytes = encode(&context, 0, &topics, got).into_pieces().concat().into();
+            assert_eq!(bytes.get_i32() as usize, bytes.len());
+            let header_version = FetchResponse::header_version(version);
+            let header = ResponseHeader::decode(&mut bytes, header_version).unwrap();
+            assert_eq!(header.correlation_id, 42);
+            let response = FetchResponse::decode(&mut bytes, version).unwrap();
+            assert!(bytes.is_empty(), "version {version}");
+            let topic = &response.responses[0];
+            if version >= 13 {
+                assert_eq!(topic.topic_id, id);
+            } else {
+                assert_eq!(&**topic.topic, "topic");
+            }
+            let [first, second] = &topic.partitions[..] else { panic!("two partitions") };
+            assert_eq!((first.partition_index, first.error_code), (0, 0));
+            assert_eq!((first.high_watermark, first.last_stable_offset), (5, 4));
+            assert_eq!(first.log_start_offset, if version >= 5 { 1 } else { -1 });
+            assert_eq!(first.records.as_deref(), Some(&batches.concat()[..]));
+            assert_eq!((second.partition_index, second.error_code), (3, 1));
+            assert_eq!(second.records.as_deref(), Some(&b""[..]));
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Produce and `InitProducerId`.
+//!
+//! A batch is checked where it lies in the request (header, length, checksum), then handed to the
+//! log as it is; nothing is copied or unpacked. Each partition of a request is a group of its
+//! own, for each succeeds or fails by itself. The log takes the groups when the request is read,
+//! so that they keep the order of requests; the answer waits for its tickets alone, so that many
+//! requests of one connection share a sync.
+
+use std::sync::Arc;
+
+use afflux_log::{Entry, Group, Log as _, Ticket};
+use afflux_record::batch;
+use afflux_types::{LeaderEpoch, TopicPartition};
+use bytes::Bytes;
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        InitProducerIdRequest, InitProducerIdResponse, ProduceRequest, ProduceResponse, ProducerId,
+        produce_request::TopicProduceData,
+        produce_response::{PartitionProduceResponse, TopicProduceResponse},
+    },
+};
+
+use crate::{
+    broker::{Broker, Context, Outcome, Pending, text},
+    code,
+};
+
+/// A partition's append, taken or refused.
+struct Part {
+    index: i32,
+    partition: Option<TopicPartition>,
+    taken: Result<Ticket, Refusal>,
+}
+
+struct Refusal {
+    error: ResponseError,
+    reason: String,
+}
+
+impl Refusal {
+    fn new(error: ResponseError, reason: impl Into<String>) -> Self {
+        Self { error, reason: reason.into() }
+    }
+}
+
+/// Appends what the request brings; answers once it is durable.
+pub(crate) fn start(broker: &Arc<Broker>, context: Context, request: ProduceRequest) -> Pending {
+    let acks = request.acks;
+    let refusal = if !(-1..=1).contains(&acks) {
+        Some(ResponseError::InvalidRequiredAcks)
+    } else if request.transactional_id.is_some() {
+        Some(ResponseError::InvalidTxnState)
+    } else {
+        None
+    };
+    let topics: Vec<(TopicProduceData, Vec<Part>)> = request
+        .topic_data
+        .into_iter()
+        .map(|mut topic| {
+            let parts = append_topic(broker, &context, &mut topic, refusal);
+            (topic, parts)
+        })
+        .collect();
+    let broker = Arc::clone(broker);
+    Box::pin(async move {
+        let mut answer = ProduceResponse::default();
+        let mut failed = None;
+        for (topic, parts) in topics {
+            let mut responses = Vec::with_capacity(parts.len());
+            for part in parts {
+                let response = settle(&broker, part).await;
+                if response.error_code != 0 {
+                    failed = Some(response.error_code);
+                }
+                responses.push(response);
+            }
+            answer.responses.push(
+                TopicProduceResponse::default()
+                    .with_name(topic.name)
+                    .with_topic_id(topic.topic_id)
+                    .with_partition_responses(responses),
+            );
+        }
+        match failed {
+            // Nobody reads an answer; closing is the only way to tell, and Kafka's.
+            Some(code) if acks == 0 => {
+                let error = ResponseError::try_from_code(code)
+                    .map_or_else(|| code.to_string(), |error| error.to_string());
+                Outcome::Close(format!("a produce request without acknowledgement failed: {error}"))
+            }
+            None if acks == 0 => Outcome::Silent,
+            _ => context.respond(&answer),
+        }
+    })
+}
+
+fn append_topic(
+    broker: &Broker,
+    context: &Context,
+    request: &mut TopicProduceData,
+    refusal: Option<ResponseError>,
+) -> Vec<Part> {
+    let by_id = context.version >= 13;
+    let topic =
+        if by_id { broker.topic_by_id(request.topic_id) } else { broker.topic(&request.name) };
+    let unknown =
+        if by_id { ResponseError::UnknownTopicId } else { ResponseError::UnknownTopicOrPartition };
+    std::mem::take(&mut request.partition_data)
+        .into_iter()
+        .map(|data| {
+            let partition =
+                topic.as_ref().map(|topic| TopicPartition::new(topic.name.clone(), data.index));
+            let taken = match (&partition, refusal) {
+                (_, Some(error)) => Err(Refusal::new(error, error.to_string())),
+                (None, _) => Err(Refusal::new(unknown, "there is no such topic")),
+                (Some(partition), None) => append(broker, partition, data.records),
+            };
+            Part { index: data.index, partition, taken }
+        })
+        .collect()
+}
+
+/// Checks one batch and hands it to the log.
+fn append(
+    broker: &Broker,
+    partition: &TopicPartition,
+    records: Option<Bytes>,
+) -> Result<Ticket, Refusal> {
+    let batch = records.filter(|records| !records.is_empty()).ok_or_else(|| {
+        Refusal::new(ResponseError::InvalidRecord, "the request has no records for the partition")
+    })?;
+    let header = batch::check(&batch)
+        .map_err(|error| Refusal::new(code::of_batch(&error), error.to_string()))?;
+    if header.is_control() {
+        return Err(Refusal::new(ResponseError::InvalidRecord, "clients write no control batches"));
+    }
+    if header.is_transactional() {
+        return Err(Refusal::new(
+            ResponseError::InvalidTxnState,
+            "transactions are not supported by this version of Afflux",
+        ));
+    }
+    if header.record_count != header.last_offset_delta.saturating_add(1) {
+        return Err(Refusal::new(
+            ResponseError::InvalidRecord,
+            "the batch's record count does not fit its offsets",
+        ));
+    }
+    header
+        .compression()
+        .map_err(|error| Refusal::new(code::of_batch(&error), error.to_string()))?;
+    let entry = Entry { partition: partition.clone(), batch };
+    Ok(broker.log.append(&Group { entries: vec![entry] }))
+}
+
+/// Waits for an append and says what became of it.
+async fn settle(broker: &Broker, part: Part) -> PartitionProduceResponse {
+    let response = PartitionProduceResponse::default().with_index(part.index);
+    let outcome = match part.taken {
+        Ok(ticket) => {
+            ticket.await.map_err(|error| Refusal::new(code::of_append(&error), error.to_string()))
+        }
+        Err(refusal) => Err(refusal),
+    };
+    match outcome {
+        Ok(appended) => {
+            let base = appended.base_offsets.first().map_or(-1, |offset| offset.0);
+            let start = part
+                .partition
+                .and_then(|partition| broker.log.bounds(&partition).ok())
+                .map_or(-1, |bounds| bounds.start.0);
+            response.with_base_offset(base).with_log_start_offset(start)
+        }
+        Err(refusal) => response
+            .with_error_code(refusal.error.code())
+            .with_base_offset(-1)
+            .with_error_message(Some(text(&refusal.reason))),
+    }
+}
+
+/// Gives an idempotent producer its number.
+pub(crate) async fn init_producer_id(
+    broker: &Arc<Broker>,
+    _context: &Context,
+    request: InitProducerIdRequest,
+) -> InitProducerIdResponse {
+    let refused = |error: ResponseError| {
+        InitProducerIdResponse::default()
+            .with_error_code(error.code())
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1)
+    };
+    if request.transactional_id.is_some() {
+        return refused(ResponseError::UnsupportedVersion);
+    }
+    let broker = Arc::clone(broker);
+    match tokio::task::spawn_blocking(move || broker.log.next_producer_id()).await {
+        Ok(Ok(id)) => InitProducerIdResponse::default()
+            .with_producer_id(ProducerId(id.0))
+            .with_producer_epoch(0),
+        Ok(Err(error)) => refused(code::of_append(&error)),
+        Err(_) => refused(ResponseError::UnknownServerError),
+    }
+}
+
+/// The leader epoch that answers carry.
+pub(crate) fn leader_epoch(broker: &Broker) -> i32 {
+    let LeaderEpoch(epoch) = broker.log.leader_epoch();
+    epoch
+}

@@ -1,0 +1,110 @@
+//! Clients in other languages, each in a process of its own. `cargo xtask test` puts them in
+//! place and says where they are; without them these tests fail.
+
+mod support;
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use support::Server;
+
+/// Where the Python is that has confluent-kafka.
+const PYTHON: &str = "AFFLUX_TEST_PYTHON";
+/// The class path of Kafka's Java client.
+const JAVA_CLASS_PATH: &str = "AFFLUX_TEST_JAVA_CLASSPATH";
+
+/// The value of a variable that `cargo xtask test` sets.
+fn place(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| {
+        panic!("{variable} is not set: run `cargo xtask test`, which installs the clients")
+    })
+}
+
+/// Runs a client; its output, which is also that of the test if it fails.
+fn run(command: &mut Command, input: &str) -> String {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!("{command:?}: {error}: run `cargo xtask test`, which installs the clients")
+        });
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
+}
+
+fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path)
+}
+
+#[test]
+fn kcat_produces_consumes_and_resumes_in_a_group() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let kcat = |server: &Server, arguments: &[&str], input: &str| {
+        let mut command = Command::new("kcat");
+        command.args(["-q", "-b", &server.bootstrap()]).args(arguments);
+        run(&mut command, input)
+    };
+    let lines = |from: usize, to: usize| -> String {
+        let line = |number| format!("key-{}:{number}\n", number % 11);
+        (from..to).map(line).collect::<Vec<_>>().concat()
+    };
+    let sorted = |output: &str| -> Vec<usize> {
+        let mut numbers: Vec<usize> = output.lines().map(|line| line.parse().unwrap()).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    let idempotent = ["-P", "-t", "kcat", "-K", ":", "-X", "enable.idempotence=true"];
+    kcat(&server, &idempotent, &lines(0, 500));
+    let all = kcat(&server, &["-C", "-t", "kcat", "-o", "beginning", "-e"], "");
+    assert_eq!(sorted(&all), (0..500).collect::<Vec<_>>());
+
+    let group = ["-X", "auto.offset.reset=earliest", "-c", "500", "-G", "kcat-group", "kcat"];
+    assert_eq!(sorted(&kcat(&server, &group, "")), (0..500).collect::<Vec<_>>());
+    kcat(&server, &idempotent, &lines(500, 1_000));
+    drop(server);
+
+    let server = Server::start(directory.path());
+    assert_eq!(sorted(&kcat(&server, &group, "")), (500..1_000).collect::<Vec<_>>());
+    let listed = kcat(&server, &["-L"], "");
+    assert!(listed.contains("topic \"kcat\" with 4 partitions"), "{listed}");
+}
+
+#[test]
+fn the_python_client_produces_shares_and_resumes() {
+    let python = place(PYTHON);
+    let directory = tempfile::tempdir().unwrap();
+    for part in ["first", "second"] {
+        let server = Server::start(directory.path());
+        let mut command = Command::new(&python);
+        command.arg(source("python/conformance.py")).args([&server.bootstrap(), part]);
+        run(&mut command, "");
+    }
+}
+
+#[test]
+fn the_java_client_produces_shares_and_resumes() {
+    let class_path = place(JAVA_CLASS_PATH);
+    let directory = tempfile::tempdir().unwrap();
+    let classes = tempfile::tempdir().unwrap();
+    let mut compile = Command::new("javac");
+    compile.args(["-cp", &class_path, "-d"]).arg(classes.path());
+    run(compile.arg(source("java/Conformance.java")), "");
+    let class_path = format!("{}:{class_path}", classes.path().display());
+    for part in ["first", "second"] {
+        let server = Server::start(directory.path());
+        let mut command = Command::new("java");
+        command.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", &class_path]);
+        command.args(["Conformance", &server.bootstrap(), part]);
+        run(&mut command, "");
+    }
+}
