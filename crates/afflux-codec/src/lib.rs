@@ -7,5 +7,6 @@
 //!
 //! The text of times, dates and decimals is the same in every format; [`text`] has it.
 
+pub mod csv;
 pub mod json;
 pub mod text;

@@ -88,16 +88,13 @@ pub fn scaled(number: &[u8], scale: i32, round: bool) -> Result<i128, DecimalFau
             digit => {
                 let digit = i128::from(digit.wrapping_sub(b'0'));
                 let next = mantissa.checked_mul(10).and_then(|m| m.checked_add(digit));
-                match next.filter(|_| !full) {
-                    Some(next) => {
-                        mantissa = next;
-                        shift -= i64::from(in_fraction);
-                    }
-                    None => {
-                        full = true;
-                        lost |= digit != 0;
-                        shift += i64::from(!in_fraction);
-                    }
+                if let Some(next) = next.filter(|_| !full) {
+                    mantissa = next;
+                    shift -= i64::from(in_fraction);
+                } else {
+                    full = true;
+                    lost |= digit != 0;
+                    shift += i64::from(!in_fraction);
                 }
             }
         }
@@ -346,10 +343,10 @@ mod tests {
 
     #[test]
     fn numbers_are_scaled_exactly() {
+        use DecimalFault::{Inexact, Range};
         let check = |text: &str, scale: i32, round: bool, expected: Result<i128, DecimalFault>| {
             assert_eq!(scaled(text.as_bytes(), scale, round), expected, "{text} scale {scale}");
         };
-        use DecimalFault::{Inexact, Range};
         check("0", 0, false, Ok(0));
         check("-12", 0, false, Ok(-12));
         check("12.0", 0, false, Ok(12));

@@ -298,9 +298,7 @@ impl Builder {
             Values::Float(values) => {
                 let values = std::mem::take(values);
                 primitive(match self.kind {
-                    Kind::Float32 => {
-                        Buffer::from_iter(values.into_iter().map(|value| value as f32))
-                    }
+                    Kind::Float32 => values.into_iter().map(|value| value as f32).collect(),
                     _ => Buffer::from_vec(values),
                 })
             }

@@ -272,9 +272,8 @@ impl<'a> Cursor<'a> {
         let mut rest = raw;
         while let Some((plain, tail)) = rest.split_once('\\') {
             out.extend_from_slice(plain.as_bytes());
-            let (&kind, _) = match tail.as_bytes().split_first() {
-                Some(split) => split,
-                None => return self.error("an escape without an end"),
+            let Some(&kind) = tail.as_bytes().first() else {
+                return self.error("an escape without an end");
             };
             rest = tail.get(1..).unwrap_or_default();
             match kind {
