@@ -134,7 +134,7 @@ async fn errors_say_what_where_and_what_to_do() {
         );
         assert!(!error["message"].as_str().unwrap().is_empty());
     };
-    check("SELEC 1", 400, "42601", json!({"line": 1, "column": 1})).await;
+    check("SELEC 1", 400, "42601", json!({"line": 1, "column": 1})).await; // a typo on purpose
     check("SELECT *\nFROM nothing", 404, "42P01", json!(null)).await;
     check("SELECT * FROM flights", 400, "42809", json!(null)).await;
     check("SELECT nosuch FROM carriers", 400, "42703", json!({"line": 1, "column": 8})).await;
