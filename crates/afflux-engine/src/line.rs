@@ -34,7 +34,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     EngineError,
-    ddl::Command,
+    ddl::{self, Command},
     pipeline::{Feed, Pass, Pipeline, Submission},
     published::{Recent, RecentFrame, Shared},
     snapshot::Stepped,
@@ -245,6 +245,10 @@ impl Line {
             Command::Stop(id) => {
                 self.slots.retain(|slot| slot.id != id);
                 self.relate();
+                if let Err(error) = ddl::remove_topics(self.log.as_ref(), id) {
+                    // The next start tries again.
+                    tracing::warn!(%error, object = %id, "topics of a dropped view stay");
+                }
                 let published = self.shared.published.lock();
                 self.sources.retain(|source| published.catalog.get(source).is_some());
             }
@@ -577,7 +581,7 @@ impl Line {
                     frame.changes.as_ref().map_or(Ok(()), |changes| pipeline.publish(changes))
                 }
                 Ok(appended) => Err(EngineError::Unreadable {
-                    topic: crate::ddl::pipeline_topic(frame.id),
+                    topic: ddl::pipeline_topic(frame.id),
                     reason: format!(
                         "a frame for offset {} was given {:?}",
                         frame.offset,

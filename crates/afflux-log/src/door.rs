@@ -26,6 +26,13 @@ impl Log for EmbeddedLog {
         self.shared.meta.read().topic(topic).map(|topic| topic.partitions)
     }
 
+    fn remove_topic(&self, name: &TopicName) -> Result<(), TopicError> {
+        match self.delete_topic(name) {
+            Ok(()) | Err(TopicError::Unknown(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn ensure_topic(&self, spec: &TopicSpec) -> Result<(), TopicError> {
         match self.create_topic(spec) {
             Ok(_) | Err(TopicError::Exists(_)) => Ok(()),
