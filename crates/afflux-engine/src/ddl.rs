@@ -414,11 +414,8 @@ impl Ddl {
         let fields: Option<Vec<Field>> = columns.map(|columns| {
             Column::schema(columns).fields().iter().map(|field| field.as_ref().clone()).collect()
         });
-        let format = csv::Format {
-            header: file.header,
-            delimiter: file.delimiter,
-            null: file.null.clone(),
-        };
+        let format =
+            csv::Format { header: file.header, delimiter: file.delimiter, null: file.null.clone() };
         csv::read(&bytes, fields.as_deref(), &format)
             .map_err(|error| failed(ErrorKind::Invalid, error.to_string()))
     }

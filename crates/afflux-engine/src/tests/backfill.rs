@@ -167,13 +167,18 @@ fn a_table_comes_from_a_file_and_lives_in_the_log() {
     world.sql("CREATE TABLE names FROM '/data/names.csv';").unwrap();
     sim.disk.remove(path).unwrap();
     world
-        .sql("CREATE MATERIALIZED VIEW named AS
-              SELECT s.v, names.name FROM s LEFT JOIN names ON s.k = names.code;")
+        .sql(
+            "CREATE MATERIALIZED VIEW named AS
+              SELECT s.v, names.name FROM s LEFT JOIN names ON s.k = names.code;",
+        )
         .unwrap();
     drop(world.produce("s", 0, &records(0..3)));
     assert!(world.settle());
-    let expected =
-        ["{\"v\":0,\"name\":\"zero\"}", "{\"v\":1,\"name\":\"one, or so\"}", "{\"v\":2,\"name\":null}"];
+    let expected = [
+        "{\"v\":0,\"name\":\"zero\"}",
+        "{\"v\":1,\"name\":\"one, or so\"}",
+        "{\"v\":2,\"name\":null}",
+    ];
     assert_eq!(world.rows("named"), expected);
     drop(world);
     let mut world = World::open(&sim).unwrap();

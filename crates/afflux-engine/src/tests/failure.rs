@@ -56,9 +56,8 @@ fn a_pipeline_whose_topic_is_deleted_says_so_and_the_others_go_on() {
     }
     assert_eq!(world.rows("b_sum"), ["{\"v\":2}"]);
     world.sql("DROP MATERIALIZED VIEW over; DROP MATERIALIZED VIEW a_sum;").unwrap();
-    let unknown = world
-        .sql("CREATE SOURCE c (v BIGINT) WITH (topic = 'c', format = 'json');")
-        .unwrap_err();
+    let unknown =
+        world.sql("CREATE SOURCE c (v BIGINT) WITH (topic = 'c', format = 'json');").unwrap_err();
     assert_eq!(unknown.kind(), ErrorKind::NotFound);
     assert!(world.settle());
     assert_eq!(world.shared.status().len(), 1);
