@@ -297,7 +297,10 @@ fn table(cursor: &mut Cursor<'_>) -> Result<Statement, SqlError> {
     let mut options = Options::default();
     if cursor.take(&["from"]) {
         let at = cursor.position();
-        let path = cursor.with(Parser::parse_literal_string)?;
+        let Token::SingleQuotedString(path) = cursor.next().clone() else {
+            return Err(cursor.expected("a file's path in single quotes"));
+        };
+        cursor.skip();
         options.insert(TABLE_OPTIONS, "path", path, at)?;
     }
     if cursor.peek(&["as"]) {
