@@ -67,9 +67,9 @@ fn changes() -> Vec<Change> {
 }
 
 fn fold(changes: &[Change]) -> Catalog {
-    changes.iter().fold(Catalog::default(), |catalog, change| {
-        catalog.apply(change).expect("the change fits")
-    })
+    changes
+        .iter()
+        .fold(Catalog::default(), |catalog, change| catalog.apply(change).expect("the change fits"))
 }
 
 #[test]
@@ -89,7 +89,9 @@ fn version_1_is_written_as_it_was() {
 
 #[test]
 fn bytes_that_are_no_change_are_refused() {
-    for bytes in [&b""[..], b"{}", b"{\"create\":{}}", b"{\"alter\":{\"id\":1}}", b"{\"drop\":{\"id\":1}} x"] {
+    for bytes in
+        [&b""[..], b"{}", b"{\"create\":{}}", b"{\"alter\":{\"id\":1}}", b"{\"drop\":{\"id\":1}} x"]
+    {
         let error = Catalog::decode(bytes).expect_err("no change");
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }

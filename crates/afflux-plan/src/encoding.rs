@@ -107,7 +107,8 @@ fn fault(operator: &Operator, inputs: &[&Operator]) -> Option<&'static str> {
         OperatorKind::Project { exprs } => (exprs.len(), exprs.iter().all(there)),
         OperatorKind::Tumble { time, size_ms, .. } => (input + 3, *time < input && *size_ms > 0),
         OperatorKind::Aggregate { group, aggregates, window_end, .. } => {
-            let of_calls = aggregates.iter().flat_map(|call| [call.argument, call.filter]).flatten();
+            let of_calls =
+                aggregates.iter().flat_map(|call| [call.argument, call.filter]).flatten();
             let mut columns = group.iter().copied().chain(of_calls).chain(*window_end);
             (group.len() + aggregates.len(), columns.all(|column| column < input))
         }

@@ -81,8 +81,7 @@ fn everything() -> Plan {
         window_end: Some(3),
         state: StateTable { id: TableId(0), layout: 1 },
     };
-    let lookup =
-        OperatorKind::Lookup { table: object(9), on: vec![(0, 0)], kind: JoinKind::Left };
+    let lookup = OperatorKind::Lookup { table: object(9), on: vec![(0, 0)], kind: JoinKind::Left };
     let predicate = Expr::Unary { op: UnaryOperator::IsNull, expr: boxed(0) };
     let tumble = OperatorKind::Tumble { time: 1, size_ms: 3_600_000, offset_ms: 60_000 };
     let operators = vec![
@@ -124,8 +123,14 @@ fn plans_that_can_not_run_are_refused() {
     check(&|plan| plan.operators.swap(0, 1), "not before it");
     check(&|plan| plan.operators[4].id = OperatorId(3), "occurs twice");
     check(&|plan| plan.key = Some(vec![12]), "the key names");
-    check(&|plan| plan.operators[3].inputs = vec![OperatorId(0)], "operator 3: it has the wrong inputs");
-    check(&|plan| plan.operators[5].inputs.push(OperatorId(1)), "operator 5: it has the wrong inputs");
+    check(
+        &|plan| plan.operators[3].inputs = vec![OperatorId(0)],
+        "operator 3: it has the wrong inputs",
+    );
+    check(
+        &|plan| plan.operators[5].inputs.push(OperatorId(1)),
+        "operator 5: it has the wrong inputs",
+    );
     check(&|plan| drop(plan.operators[8].columns.pop()), "wrong number of columns");
     let kind = |at: usize, kind: OperatorKind| {
         move |plan: &mut Plan| plan.operators[at].kind = kind.clone()
@@ -135,7 +140,10 @@ fn plans_that_can_not_run_are_refused() {
     check(&kind(1, OperatorKind::Tumble { time: 2, size_ms: 1, offset_ms: 0 }), missing);
     check(&kind(1, OperatorKind::Tumble { time: 1, size_ms: 0, offset_ms: 0 }), missing);
     let on = vec![(0, 2)];
-    check(&kind(7, OperatorKind::Lookup { table: ObjectId(9), on, kind: JoinKind::Inner }), missing);
+    check(
+        &kind(7, OperatorKind::Lookup { table: ObjectId(9), on, kind: JoinKind::Inner }),
+        missing,
+    );
 }
 
 #[test]

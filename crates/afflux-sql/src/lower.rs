@@ -286,15 +286,12 @@ impl Lowering {
             .map(|expr| source(expr).map_or(Role::Plain, |column| input.roles[column]))
             .collect();
         let carries = |expr: &Expr, column: usize| {
-            key_source(expr, &input.columns).is_some_and(|at| {
-                at == column || same_window(input.roles[at], input.roles[column])
-            })
+            key_source(expr, &input.columns)
+                .is_some_and(|at| at == column || same_window(input.roles[at], input.roles[column]))
         };
         let carried = |column: usize| exprs.iter().position(|expr| carries(expr, column));
-        let key = input
-            .key
-            .as_ref()
-            .and_then(|key| key.iter().map(|&column| carried(column)).collect());
+        let key =
+            input.key.as_ref().and_then(|key| key.iter().map(|&column| carried(column)).collect());
         let append_only = input.append_only;
         let (below, exprs) = self.merged(input.id, exprs);
         let id = self.push(OperatorKind::Project { exprs }, vec![below], &columns, append_only);
@@ -709,9 +706,8 @@ fn key_source(expr: &Expr, columns: &[Column]) -> Option<usize> {
             let column = key_source(expr, columns)?;
             let from = &columns[column].column_type.0;
             let width = |data_type: &DataType| data_type.primitive_width().unwrap_or(0);
-            let wider = from.is_signed_integer()
-                && to.0.is_signed_integer()
-                && width(from) <= width(&to.0);
+            let wider =
+                from.is_signed_integer() && to.0.is_signed_integer() && width(from) <= width(&to.0);
             (wider || (from.is_string() && to.0.is_string())).then_some(column)
         }
         _ => None,

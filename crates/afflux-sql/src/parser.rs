@@ -14,8 +14,8 @@ use datafusion::sql::sqlparser::{
 };
 
 use crate::{
-    dialect::AffluxDialect,
-    Position, Query, Session, Show, SqlError, Statement, ddl, error::sqlstate, stack, statement::DropKind,
+    Position, Query, Session, Show, SqlError, Statement, ddl, dialect::AffluxDialect,
+    error::sqlstate, stack, statement::DropKind,
 };
 
 /// How deep a statement may nest; a chain of operators is as deep as it is long. Planning, here
@@ -30,12 +30,11 @@ static DIALECT: AffluxDialect = AffluxDialect(PostgreSqlDialect {});
 
 /// The statements of a text, which `;` separates.
 pub fn parse(text: &str) -> Result<Vec<Statement>, SqlError> {
-    let tokens =
-        Tokenizer::new(&DIALECT, text).tokenize_with_location().map_err(|error| {
-            SqlError::invalid(sqlstate::SYNTAX, error.message)
-                .at(position(error.location))
-                .with_hint("a quote, a comment or a character is not closed or not known")
-        })?;
+    let tokens = Tokenizer::new(&DIALECT, text).tokenize_with_location().map_err(|error| {
+        SqlError::invalid(sqlstate::SYNTAX, error.message)
+            .at(position(error.location))
+            .with_hint("a quote, a comment or a character is not closed or not known")
+    })?;
     let lines = Lines::of(text);
     tokens
         .split(|token| token.token == Token::SemiColon)

@@ -302,8 +302,10 @@ fn from_plan(message: &str) -> SqlError {
     let quoted = |mark: char| first.split(mark).nth(1).unwrap_or_default();
     if first.starts_with("Invalid function") {
         let name = quoted('\'');
-        let error =
-            SqlError::invalid(sqlstate::UNDEFINED_FUNCTION, format!("there is no function {name}()"));
+        let error = SqlError::invalid(
+            sqlstate::UNDEFINED_FUNCTION,
+            format!("there is no function {name}()"),
+        );
         return match nearest_function(name) {
             Some(near) => error.with_hint(format!("did you mean {near}()?")),
             None => error,
@@ -347,7 +349,6 @@ fn from_plan(message: &str) -> SqlError {
 /// One line, without DataFusion's own prefixes.
 fn sentence(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default().trim().trim_end_matches('.');
-    let prefixes =
-        ["Error during planning: ", "This feature is not implemented: ", "Cast error: "];
+    let prefixes = ["Error during planning: ", "This feature is not implemented: ", "Cast error: "];
     prefixes.iter().fold(line, |line, prefix| line.strip_prefix(prefix).unwrap_or(line)).to_owned()
 }

@@ -82,10 +82,9 @@ fn a_watermark_stands_where_flink_or_the_others_put_it() {
 #[test]
 fn types_are_postgres_and_flinks() {
     let check = |sql: &str, expected: DataType| {
-        let columns = source(&format!(
-            "CREATE SOURCE s (a {sql}) WITH (topic = 't', format = 'json')"
-        ))
-        .columns;
+        let columns =
+            source(&format!("CREATE SOURCE s (a {sql}) WITH (topic = 't', format = 'json')"))
+                .columns;
         assert_eq!(columns[0].column_type.0, expected, "{sql}");
     };
     let utc = || Some("UTC".into());
