@@ -550,6 +550,10 @@ impl Sequencer {
         self.failed.is_some()
     }
 
+    pub(crate) fn failure(&self) -> Option<Arc<io::Error>> {
+        self.failed.clone()
+    }
+
     /// Forgets producers that have long been silent.
     pub(crate) fn expire_producers(&mut self, now: Timestamp) {
         let before = Timestamp(now.0.saturating_sub(PRODUCER_EXPIRY_MS));

@@ -82,40 +82,6 @@ pub enum Expr {
     },
 }
 
-impl Expr {
-    /// Shows the expression and everything in it, outermost first.
-    pub fn visit(&self, see: &mut impl FnMut(&Self)) {
-        see(self);
-        match self {
-            Self::Column(_) | Self::Literal(_) | Self::Now => {}
-            Self::Cast { expr, .. } | Self::Unary { expr, .. } => expr.visit(see),
-            Self::Binary { left, right, .. } => {
-                left.visit(see);
-                right.visit(see);
-            }
-            Self::Like { expr, pattern, .. } => {
-                expr.visit(see);
-                pattern.visit(see);
-            }
-            Self::InList { expr, list, .. } => {
-                expr.visit(see);
-                list.iter().for_each(|item| item.visit(see));
-            }
-            Self::Case { operand, branches, otherwise } => {
-                operand.iter().for_each(|operand| operand.visit(see));
-                for (when, then) in branches {
-                    when.visit(see);
-                    then.visit(see);
-                }
-                otherwise.iter().for_each(|otherwise| otherwise.visit(see));
-            }
-            Self::Call { arguments, .. } => {
-                arguments.iter().for_each(|argument| argument.visit(see));
-            }
-        }
-    }
-}
-
 /// A constant: its type, and its value as text that Arrow casts to that type. Intervals, which
 /// have no such text, are `months days nanoseconds`. `None` is null.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -297,10 +297,7 @@ fn table(cursor: &mut Cursor<'_>) -> Result<Statement, SqlError> {
     let mut options = Options::default();
     if cursor.take(&["from"]) {
         let at = cursor.position();
-        let Token::SingleQuotedString(path) = cursor.next().clone() else {
-            return Err(cursor.expected("a file's path in single quotes"));
-        };
-        cursor.skip();
+        let path = cursor.with(Parser::parse_literal_string)?;
         options.insert(TABLE_OPTIONS, "path", path, at)?;
     }
     if cursor.peek(&["as"]) {

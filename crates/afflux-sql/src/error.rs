@@ -40,7 +40,6 @@ pub(crate) mod sqlstate {
     pub(crate) const INVALID_NAME: &str = "42602";
     pub(crate) const INVALID_PARAMETER: &str = "22023";
     pub(crate) const INVALID_TABLE: &str = "42P16";
-    pub(crate) const OUT_OF_MEMORY: &str = "53200";
     pub(crate) const STATEMENT_TOO_COMPLEX: &str = "54001";
     pub(crate) const SYNTAX: &str = "42601";
     pub(crate) const UNDEFINED_COLUMN: &str = "42703";

@@ -15,15 +15,12 @@
 
 mod context;
 mod ddl;
-mod dialect;
 mod error;
 mod expr;
 mod lower;
 mod options;
 mod parser;
 mod planner;
-mod shape;
-mod stack;
 mod statement;
 mod tumble;
 mod types;

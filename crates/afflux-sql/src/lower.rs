@@ -33,7 +33,7 @@ use crate::{
     SqlError,
     context::ObjectTable,
     error::sqlstate,
-    expr::{self, cast, count_columns, has_now, replace_columns, truth},
+    expr::{self, cast, has_now, replace_columns, truth},
     planner::{duplicate_column, from_datafusion},
     tumble::Tumble,
 };
@@ -278,51 +278,41 @@ impl Lowering {
         if identity && columns == input.columns {
             return Ok(input);
         }
-        if identity && self.renamed(&input, &columns) {
-            return Ok(Relation { columns, ..input });
-        }
         let roles: Vec<_> = exprs
             .iter()
             .map(|expr| source(expr).map_or(Role::Plain, |column| input.roles[column]))
             .collect();
-        let carries = |expr: &Expr, column: usize| {
-            key_source(expr, &input.columns)
-                .is_some_and(|at| at == column || same_window(input.roles[at], input.roles[column]))
-        };
-        let carried = |column: usize| exprs.iter().position(|expr| carries(expr, column));
-        let key =
-            input.key.as_ref().and_then(|key| key.iter().map(|&column| carried(column)).collect());
+        let key = input.key.as_ref().and_then(|key| {
+            key.iter()
+                .map(|&column| {
+                    exprs.iter().position(|expr| {
+                        source(expr).is_some_and(|at| {
+                            at == column || same_window(input.roles[at], input.roles[column])
+                        })
+                    })
+                })
+                .collect()
+        });
         let append_only = input.append_only;
         let (below, exprs) = self.merged(input.id, exprs);
         let id = self.push(OperatorKind::Project { exprs }, vec![below], &columns, append_only);
         Ok(Relation { id, columns, roles, append_only, key })
     }
 
-    /// New names for the columns of an operator that makes them: no projection is needed.
-    fn renamed(&mut self, input: &Relation, columns: &[Column]) -> bool {
-        let Some(last) = self.operators.last_mut() else { return false };
-        let makes_columns =
-            matches!(last.kind, OperatorKind::Aggregate { .. } | OperatorKind::Project { .. });
-        let types = |columns: &[Column]| -> Vec<_> {
-            columns.iter().map(|c| (c.column_type.clone(), c.nullable)).collect()
-        };
-        if last.id != input.id || !makes_columns || types(columns) != types(&last.columns) {
-            return false;
-        }
-        last.columns = columns.to_vec();
-        true
-    }
-
     /// A projection of a projection is one, where nothing is computed twice.
     fn merged(&mut self, below: OperatorId, exprs: Vec<Expr>) -> (OperatorId, Vec<Expr>) {
         let Some(last) = self.operators.last() else { return (below, exprs) };
         let OperatorKind::Project { exprs: inner } = &last.kind else { return (below, exprs) };
-        if last.id != below {
+        let computed = |expr: &Expr| !matches!(expr, Expr::Column(_) | Expr::Literal(_));
+        if last.id != below || (inner.iter().any(computed) && exprs.iter().any(computed)) {
             return (below, exprs);
         }
         let mut uses = vec![0_usize; inner.len()];
-        exprs.iter().for_each(|expr| count_columns(expr, &mut uses));
-        let computed = |expr: &Expr| !matches!(expr, Expr::Column(_) | Expr::Literal(_));
+        for expr in &exprs {
+            if let Expr::Column(column) = expr {
+                uses[*column] += 1;
+            }
+        }
         if inner.iter().zip(&uses).any(|(expr, uses)| computed(expr) && *uses > 1) {
             return (below, exprs);
         }
@@ -371,50 +361,28 @@ impl Lowering {
     fn aggregate(&mut self, node: &df::Aggregate) -> Result<Relation, SqlError> {
         let schema = node.input.schema();
         let input = self.relation(&node.input)?;
-        let mut arguments = Arguments::default();
+        let mut arguments = Arguments { exprs: Vec::new(), width: input.columns.len() };
         let mut group = Vec::new();
         for expr in &node.group_expr {
-            group.push(arguments.add(expr, schema)?);
+            group.push(arguments.column(expr::lower(expr, schema)?));
         }
         let mut calls = Vec::new();
         for (at, expr) in node.aggr_expr.iter().enumerate() {
             let returns = node.schema.field(node.group_expr.len() + at).data_type();
             calls.push(aggregate_call(expr, returns, schema, &mut arguments)?);
         }
-        let plain = |expr: &Expr| match expr {
-            Expr::Column(column) => Some(*column),
-            _ => None,
-        };
-        let as_they_are: Option<Vec<usize>> = arguments.exprs.iter().map(plain).collect();
-        let relation = if let Some(columns) = as_they_are {
-            // No projection: the aggregate picks its columns from the input.
-            group.iter_mut().for_each(|at| *at = columns[*at]);
-            for call in &mut calls {
-                call.argument = call.argument.map(|at| columns[at]);
-                call.filter = call.filter.map(|at| columns[at]);
-            }
+        let relation = if arguments.exprs.is_empty() {
             input
         } else {
-            let columns = arguments
-                .exprs
-                .iter()
-                .zip(&arguments.types)
-                .enumerate()
-                .map(|(at, (expr, (data_type, nullable)))| match plain(expr) {
-                    Some(column) => input.columns[column].clone(),
-                    None => Column::new(format!("_{at}"), data_type.clone(), *nullable),
-                })
-                .collect();
-            self.project(input, arguments.exprs, columns)?
+            let mut columns = input.columns.clone();
+            let mut exprs: Vec<_> = (0..input.columns.len()).map(Expr::Column).collect();
+            for (at, (expr, data_type)) in arguments.typed(schema, node)?.into_iter().enumerate() {
+                columns.push(Column::new(format!("_{at}"), data_type, true));
+                exprs.push(expr);
+            }
+            self.project(input, exprs, columns)?
         };
-        let mut columns = columns_of(&node.schema);
-        for (column, at) in columns.iter_mut().zip(&group) {
-            column.name.clone_from(&relation.columns[*at].name);
-        }
-        for (column, call) in columns[group.len()..].iter_mut().zip(&calls) {
-            column.name = call_name(call, &relation.columns);
-        }
-        self.group(relation, group, calls, columns)
+        self.group(relation, group, calls, columns_of(&node.schema))
     }
 
     fn group(
@@ -548,39 +516,30 @@ impl Lowering {
             return Err(SqlError::unsupported("a join without an equality is not there yet")
                 .with_hint("join ON stream.column = table.column"));
         }
-        if kind == JoinKind::Left && !table.filters.is_empty() {
-            return Err(left_condition("on the table"));
-        }
-        if kind == JoinKind::Left && table.exprs.iter().any(|e| !matches!(e, Expr::Column(_))) {
-            return Err(SqlError::unsupported(
-                "LEFT JOIN takes a static table as it is, not a query over it",
-            )
-            .with_hint("compute with its columns in the SELECT"));
-        }
         let (stream, table_plan) =
             if flipped { (&join.right, &join.left) } else { (&join.left, &join.right) };
         let input = self.relation(stream)?;
         let mut on = Vec::new();
-        let mut exprs: Vec<_> = (0..input.columns.len()).map(Expr::Column).collect();
-        let mut columns = input.columns.clone();
+        let mut arguments = Arguments { exprs: Vec::new(), width: input.columns.len() };
         for (left, right) in &join.on {
             let (ours, theirs) = if flipped { (right, left) } else { (left, right) };
-            let ours_type = df::ExprSchemable::get_type(ours, stream.schema())
-                .map_err(|error| from_datafusion(&error))?;
             let ours = expr::lower(ours, stream.schema())?;
             let theirs = table.resolve(&expr::lower(theirs, table_plan.schema())?);
-            let (ours, column) = table.equality(ours, &ours_type, &theirs)?;
-            let at = exprs.iter().position(|known| *known == ours).unwrap_or_else(|| {
-                let key_type = table.columns[column].column_type.0.clone();
-                columns.push(Column::new(format!("_{}", exprs.len()), key_type, true));
-                exprs.push(ours);
-                exprs.len() - 1
-            });
-            on.push((at, column));
+            let (ours, column) = table.equality(ours, &theirs, &input.columns)?;
+            on.push((arguments.column(ours), column));
         }
-        let input = if exprs.len() == input.columns.len() {
+        let input = if arguments.exprs.is_empty() {
             input
         } else {
+            let mut exprs: Vec<_> = (0..input.columns.len()).map(Expr::Column).collect();
+            let mut columns = input.columns.clone();
+            for (at, expr) in arguments.exprs.iter().enumerate() {
+                let pair = on.iter().find(|(ours, _)| *ours == arguments.width + at);
+                let key_type = pair.map(|(_, theirs)| table.columns[*theirs].column_type.clone());
+                let column_type = key_type.unwrap_or(ColumnType(DataType::Null));
+                columns.push(Column { name: format!("_{at}"), column_type, nullable: true });
+                exprs.push(expr.clone());
+            }
             self.project(input, exprs, columns)?
         };
         let joined = self.lookup(input, &table, on, kind)?;
@@ -642,7 +601,10 @@ impl Lowering {
                 let predicate = expr::lower(filter, &join.schema)?;
                 self.filter(relation, predicate)
             }
-            Some(filter) => Err(left_condition(&filter.to_string())),
+            Some(filter) => Err(SqlError::unsupported(format!(
+                "LEFT JOIN … ON can not have the condition {filter} yet"
+            ))
+            .with_hint("only equalities with the table's columns; filter the table in a view")),
         }
     }
 
@@ -698,22 +660,6 @@ fn written_type(data_type: &DataType, name: &str) -> Result<DataType, SqlError> 
     })
 }
 
-/// The column that an expression gives, at most in another type that tells the same values apart.
-fn key_source(expr: &Expr, columns: &[Column]) -> Option<usize> {
-    match expr {
-        Expr::Column(column) => Some(*column),
-        Expr::Cast { expr, to, or_null: false } => {
-            let column = key_source(expr, columns)?;
-            let from = &columns[column].column_type.0;
-            let width = |data_type: &DataType| data_type.primitive_width().unwrap_or(0);
-            let wider =
-                from.is_signed_integer() && to.0.is_signed_integer() && width(from) <= width(&to.0);
-            (wider || (from.is_string() && to.0.is_string())).then_some(column)
-        }
-        _ => None,
-    }
-}
-
 fn same_window(left: Role, right: Role) -> bool {
     match (left, right) {
         (Role::Window { tumble: left, .. }, Role::Window { tumble: right, .. }) => left == right,
@@ -754,42 +700,57 @@ fn unknown_node(name: &str) -> SqlError {
     SqlError::unsupported(format!("a view can not have {name} yet"))
 }
 
-/// What an aggregate needs of its input, each once, with type and whether it can be null.
-#[derive(Default)]
+/// Columns that an operator needs and its input may have to compute first.
 struct Arguments {
+    /// What is computed, behind the input's own columns.
     exprs: Vec<Expr>,
-    types: Vec<(DataType, bool)>,
+    /// How many columns the input has.
+    width: usize,
 }
 
 impl Arguments {
-    /// The position of an expression.
-    fn add(&mut self, expr: &df::Expr, schema: &DFSchema) -> Result<usize, SqlError> {
-        let lowered = expr::lower(expr, schema)?;
-        if let Some(at) = self.exprs.iter().position(|known| *known == lowered) {
-            return Ok(at);
+    fn column(&mut self, expr: Expr) -> usize {
+        if let Expr::Column(column) = expr {
+            return column;
         }
-        let (_, field) =
-            df::ExprSchemable::to_field(expr, schema).map_err(|error| from_datafusion(&error))?;
-        self.exprs.push(lowered);
-        self.types.push((field.data_type().clone(), field.is_nullable()));
-        Ok(self.exprs.len() - 1)
+        let at = self.exprs.iter().position(|known| *known == expr).unwrap_or_else(|| {
+            self.exprs.push(expr);
+            self.exprs.len() - 1
+        });
+        self.width + at
     }
-}
 
-/// A name for an aggregate that has none of its own.
-fn call_name(call: &AggregateCall, columns: &[Column]) -> String {
-    let function = match call.function {
-        AggregateFunction::Count => "count",
-        AggregateFunction::Sum => "sum",
-        AggregateFunction::Avg => "avg",
-        AggregateFunction::Min => "min",
-        AggregateFunction::Max => "max",
-    };
-    match call.argument {
-        Some(argument) if !columns[argument].name.starts_with('_') => {
-            format!("{function}_{}", columns[argument].name)
+    /// The computed columns with the types that the logical plan proves.
+    fn typed(
+        &self,
+        schema: &DFSchema,
+        node: &df::Aggregate,
+    ) -> Result<Vec<(Expr, DataType)>, SqlError> {
+        let mut types: Vec<Option<DataType>> = vec![None; self.exprs.len()];
+        let mut note = |expr: &df::Expr| -> Result<(), SqlError> {
+            let lowered = expr::lower(expr, schema)?;
+            if let Some(at) = self.exprs.iter().position(|known| *known == lowered) {
+                let data_type = df::ExprSchemable::get_type(expr, schema);
+                types[at] = Some(data_type.map_err(|error| from_datafusion(&error))?);
+            }
+            Ok(())
+        };
+        for expr in &node.group_expr {
+            note(expr)?;
         }
-        _ => function.to_owned(),
+        for expr in &node.aggr_expr {
+            let params = &aggregate_function(expr)?.params;
+            params.args.iter().try_for_each(&mut note)?;
+            params.filter.iter().try_for_each(|filter| note(filter))?;
+        }
+        self.exprs
+            .iter()
+            .zip(types)
+            .map(|(expr, data_type)| {
+                let missing = || SqlError::internal("a computed column without a type");
+                Ok((expr.clone(), data_type.ok_or_else(missing)?))
+            })
+            .collect()
     }
 }
 
@@ -832,7 +793,7 @@ fn aggregate_call(
     let argument = match params.args.as_slice() {
         [df::Expr::Literal(value, _)] if name == "count" && !value.is_null() => None,
         [] if name == "count" => None,
-        [argument] => Some(arguments.add(argument, schema)?),
+        [argument] => Some(arguments.column(expr::lower(argument, schema)?)),
         _ => {
             return Err(SqlError::unsupported(format!("{name}() takes one argument")));
         }
@@ -858,7 +819,7 @@ fn aggregate_call(
         .with_hint("cast its argument"));
     }
     let filter = match &params.filter {
-        Some(filter) => Some(arguments.add(filter, schema)?),
+        Some(filter) => Some(arguments.column(expr::lower(filter, schema)?)),
         None => None,
     };
     Ok(AggregateCall { function, argument, filter, returns: ColumnType(returns.clone()) })
@@ -885,36 +846,39 @@ impl StaticSide {
     fn equality(
         &self,
         ours: Expr,
-        ours_type: &DataType,
         theirs: &Expr,
+        stream: &[Column],
     ) -> Result<(Expr, usize), SqlError> {
-        let (column, compared_as) = match theirs {
-            Expr::Column(column) => (*column, None),
-            Expr::Cast { expr, to, .. } => match expr.as_ref() {
-                Expr::Column(column) => (*column, Some(&to.0)),
-                _ => return Err(not_a_column()),
-            },
-            _ => return Err(not_a_column()),
+        let compared = |expr: &Expr| match expr {
+            Expr::Column(column) => stream.get(*column).map(|c| c.column_type.0.clone()),
+            Expr::Cast { to, .. } | Expr::Call { returns: to, .. } => Some(to.0.clone()),
+            Expr::Literal(scalar) => Some(scalar.scalar_type.0.clone()),
+            _ => None,
         };
-        let key_type = &self.columns[column].column_type.0;
-        match compared_as {
-            None if ours_type == key_type => Ok((ours, column)),
-            // The stream's integers are the wider ones: what does not fit the table's matches
-            // nothing.
-            Some(wider) if key_type.is_integer() && wider.is_integer() => {
-                Ok((cast(ours, key_type, true), column))
+        match theirs {
+            Expr::Column(column) => {
+                let key_type = &self.columns[*column].column_type.0;
+                let ours = match compared(&ours) {
+                    Some(own) if own == *key_type => ours,
+                    _ => cast(ours, key_type, true),
+                };
+                Ok((ours, *column))
             }
-            _ => Err(not_a_column()),
+            // The stream's type is the wider one: what does not fit the table's matches nothing.
+            Expr::Cast { expr, to, .. } => match expr.as_ref() {
+                Expr::Column(column)
+                    if self.columns[*column].column_type.0.is_integer() && to.0.is_integer() =>
+                {
+                    Ok((cast(ours, &self.columns[*column].column_type.0, true), *column))
+                }
+                _ => Err(not_a_column(theirs)),
+            },
+            _ => Err(not_a_column(theirs)),
         }
     }
 }
 
-fn left_condition(condition: &str) -> SqlError {
-    SqlError::unsupported(format!("LEFT JOIN … ON can not have a condition {condition} yet"))
-        .with_hint("there are only equalities of a column of the stream and one of the table")
-}
-
-fn not_a_column() -> SqlError {
+fn not_a_column(_expr: &Expr) -> SqlError {
     SqlError::unsupported(
         "a join compares with a column of the static table, not with an expression",
     )

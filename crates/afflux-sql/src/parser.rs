@@ -14,27 +14,22 @@ use datafusion::sql::sqlparser::{
 };
 
 use crate::{
-    Position, Query, Session, Show, SqlError, Statement, ddl, dialect::AffluxDialect,
-    error::sqlstate, stack, statement::DropKind,
+    Position, Query, Session, Show, SqlError, Statement, ddl, error::sqlstate, statement::DropKind,
 };
 
-/// How deep a statement may nest; a chain of operators is as deep as it is long. Planning, here
-/// and in DataFusion, is recursive.
-const DEPTH_MAX: usize = 100;
-/// sqlparser counts several steps a level.
-const PARSER_DEPTH_MAX: usize = 4 * DEPTH_MAX;
-/// sqlparser tries twice what stands in parentheses where a table may: this bounds the powers.
-const PARENTHESES_MAX: usize = 8;
-
-static DIALECT: AffluxDialect = AffluxDialect(PostgreSqlDialect {});
+/// How deep expressions and queries may nest. Planning is recursive.
+const DEPTH_MAX: usize = 64;
+/// How many tokens a statement may have: a chain of operators is as deep as it is long.
+const TOKENS_MAX: usize = 20_000;
 
 /// The statements of a text, which `;` separates.
 pub fn parse(text: &str) -> Result<Vec<Statement>, SqlError> {
-    let tokens = Tokenizer::new(&DIALECT, text).tokenize_with_location().map_err(|error| {
-        SqlError::invalid(sqlstate::SYNTAX, error.message)
-            .at(position(error.location))
-            .with_hint("a quote, a comment or a character is not closed or not known")
-    })?;
+    let tokens =
+        Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location().map_err(|error| {
+            SqlError::invalid(sqlstate::SYNTAX, error.message)
+                .at(position(error.location))
+                .with_hint("a quote, a comment or a character is not closed or not known")
+        })?;
     let lines = Lines::of(text);
     tokens
         .split(|token| token.token == Token::SemiColon)
@@ -46,107 +41,20 @@ pub fn parse(text: &str) -> Result<Vec<Statement>, SqlError> {
 fn statement(lines: &Lines<'_>, tokens: &[TokenWithSpan]) -> Result<Statement, SqlError> {
     let significant: Vec<_> =
         tokens.iter().filter(|token| is_significant(&token.token)).cloned().collect();
-    let depth = depth(&significant);
-    let runs = significant.chunk_by(|left, right| left.token == right.token);
-    let run_max = runs.filter(|run| run[0].token == Token::LParen).map(<[_]>::len).max();
-    if depth > DEPTH_MAX || run_max > Some(PARENTHESES_MAX) {
-        return Err(too_deep().at(significant.first().and_then(|t| position(t.span.start))));
+    if significant.len() > TOKENS_MAX {
+        return Err(SqlError::invalid(
+            sqlstate::STATEMENT_TOO_COMPLEX,
+            format!("the statement has more than {TOKENS_MAX} words"),
+        ));
     }
-    stack::with(depth, || {
-        let mut cursor = Cursor::new(lines, without_inner_table(significant), depth);
-        let statement = cursor.statement()?;
-        cursor.expect_end()?;
-        Ok(statement)
-    })
+    let mut cursor = Cursor::new(lines, without_inner_table(significant));
+    let statement = cursor.statement()?;
+    cursor.expect_end()?;
+    Ok(statement)
 }
 
 fn is_significant(token: &Token) -> bool {
     !matches!(token, Token::Whitespace(_) | Token::EOF)
-}
-
-fn too_deep() -> SqlError {
-    SqlError::invalid(
-        sqlstate::STATEMENT_TOO_COMPLEX,
-        format!("the statement nests deeper than {DEPTH_MAX}, or chains more operators"),
-    )
-    .with_hint("write a long OR as IN (…), or join with a table")
-}
-
-/// One pair of parentheses or `CASE … END`, while its tokens pass.
-#[derive(Default)]
-struct Level {
-    /// `AND` and `OR` since the last comma.
-    chain: usize,
-    /// Other operators since the last of those.
-    term: usize,
-    /// Whether a comma joins tables.
-    in_from: bool,
-}
-
-/// How deep the syntax tree of some tokens will be, at most and about: what nests, plus what
-/// chains within it, plus what joins and unites relations.
-fn depth(tokens: &[TokenWithSpan]) -> usize {
-    let mut levels = vec![Level::default()];
-    let mut outer = 0;
-    let (mut deepest, mut relations) = (0, 0);
-    for token in tokens {
-        let level = levels.last_mut().expect("the outermost level stays");
-        match &token.token {
-            Token::LParen | Token::LBracket | Token::LBrace => {
-                outer += level.chain + level.term + 1;
-                levels.push(Level::default());
-            }
-            Token::RParen | Token::RBracket | Token::RBrace => leave(&mut levels, &mut outer),
-            Token::Comma => {
-                relations += usize::from(level.in_from);
-                (level.chain, level.term) = (0, 0);
-            }
-            Token::Word(word) if word.quote_style.is_none() => {
-                match word.value.to_ascii_uppercase().as_str() {
-                    "AND" | "OR" => {
-                        level.chain += 1;
-                        level.term = 0;
-                    }
-                    "NOT" | "IS" | "LIKE" | "ILIKE" | "IN" | "BETWEEN" | "COLLATE" | "AT"
-                    | "INTERVAL" => level.term += 1,
-                    "CASE" => {
-                        outer += level.chain + level.term + 1;
-                        levels.push(Level::default());
-                    }
-                    "END" => leave(&mut levels, &mut outer),
-                    "UNION" | "EXCEPT" | "INTERSECT" | "JOIN" => relations += 1,
-                    "FROM" => level.in_from = true,
-                    "SELECT" => {
-                        // A query within a query takes the stack of several operators.
-                        *level = Level::default();
-                        deepest = deepest.max(outer + 4 * levels.len());
-                    }
-                    "WHERE" | "GROUP" | "HAVING" | "ORDER" | "LIMIT" | "ON" => {
-                        *level = Level::default();
-                    }
-                    _ => {}
-                }
-            }
-            Token::Word(_)
-            | Token::Number(..)
-            | Token::SingleQuotedString(_)
-            | Token::Period
-            | Token::Placeholder(_) => {}
-            _ => level.term += 1,
-        }
-        let here = levels.last().map_or(0, |level| level.chain + level.term);
-        deepest = deepest.max(outer + here);
-    }
-    deepest + relations
-}
-
-/// Leaves a level; what stood before it counts again.
-fn leave(levels: &mut Vec<Level>, outer: &mut usize) {
-    if levels.len() > 1 {
-        levels.pop();
-        let level = levels.last().expect("the outermost level stays");
-        *outer -= level.chain + level.term + 1;
-    }
 }
 
 /// Flink writes `TUMBLE(TABLE t, …)` and `TUMBLE(DATA => TABLE t, …)`.
@@ -154,9 +62,7 @@ fn without_inner_table(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let inner = |at: usize| {
         let before = |back: usize| at.checked_sub(back).map(|at| &tokens[at].token);
         let follows = match before(1) {
-            Some(Token::LParen) => before(2).is_some_and(|token| {
-                ["tumble", "hop", "cumulate", "session"].iter().any(|name| is_word(token, name))
-            }),
+            Some(Token::LParen) => before(2).is_some_and(|token| is_word(token, "tumble")),
             Some(Token::RArrow) => before(2).is_some_and(|token| is_word(token, "data")),
             _ => false,
         };
@@ -210,15 +116,14 @@ pub(crate) struct Cursor<'a> {
     parser: Parser<'a>,
     tokens: Vec<TokenWithSpan>,
     lines: &'a Lines<'a>,
-    depth: usize,
 }
 
 impl<'a> Cursor<'a> {
-    fn new(lines: &'a Lines<'a>, tokens: Vec<TokenWithSpan>, depth: usize) -> Self {
-        let parser = Parser::new(&DIALECT)
-            .with_recursion_limit(PARSER_DEPTH_MAX)
+    fn new(lines: &'a Lines<'a>, tokens: Vec<TokenWithSpan>) -> Self {
+        let parser = Parser::new(&PostgreSqlDialect {})
+            .with_recursion_limit(DEPTH_MAX)
             .with_tokens_with_locations(tokens.clone());
-        Self { parser, tokens, lines, depth }
+        Self { parser, tokens, lines }
     }
 
     /// The statement as written.
@@ -347,7 +252,7 @@ impl<'a> Cursor<'a> {
         }
         let first = self.tokens.iter().position(|token| token.span.start == from).unwrap_or(0);
         let text = self.lines.text(&self.tokens[first..]).to_owned();
-        Ok(Query { text, ast, columns: Vec::new(), depth: self.depth })
+        Ok(Query { text, ast, columns: Vec::new() })
     }
 
     fn statement(&mut self) -> Result<Statement, SqlError> {
@@ -538,7 +443,12 @@ pub(crate) fn fold(ident: &ast::Ident) -> String {
 fn from_parser(error: &ParserError) -> SqlError {
     let message = match error {
         ParserError::TokenizerError(message) | ParserError::ParserError(message) => message,
-        ParserError::RecursionLimitExceeded => return too_deep(),
+        ParserError::RecursionLimitExceeded => {
+            return SqlError::invalid(
+                sqlstate::STATEMENT_TOO_COMPLEX,
+                format!("the statement nests deeper than {DEPTH_MAX}"),
+            );
+        }
     };
     let (text, place) = message.rsplit_once(" at Line: ").unwrap_or((message, ""));
     let place = place.split_once(", Column: ").and_then(|(line, column)| {
