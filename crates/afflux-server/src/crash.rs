@@ -74,7 +74,8 @@ impl CrashPlan {
     /// The number of the commit, from 1, and the point of this life's crash. Odd lives have none:
     /// they are for whoever kills from outside.
     fn choose(&self) -> Option<(u64, Point)> {
-        let lives = std::fs::read_to_string(&self.ledger).unwrap_or_default().lines().count() as u64;
+        let lives =
+            std::fs::read_to_string(&self.ledger).unwrap_or_default().lines().count() as u64;
         if !lives.is_multiple_of(2) || lives >= self.crashes {
             return None;
         }

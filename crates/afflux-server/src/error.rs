@@ -105,9 +105,10 @@ impl Classified for StartError {
                 listener.flag(),
                 address.ip()
             )),
-            Self::Address { listener, .. } => {
-                Some(format!("choose an address of this machine with {} HOST:PORT", listener.flag()))
-            }
+            Self::Address { listener, .. } => Some(format!(
+                "choose an address of this machine with {} HOST:PORT",
+                listener.flag()
+            )),
             Self::DataDir { .. } => {
                 Some("choose a directory that you may write with --data-dir DIR".to_owned())
             }

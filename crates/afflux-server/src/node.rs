@@ -48,9 +48,12 @@ impl Node {
         };
 
         let (stopping, stops) = watch::channel(false);
-        let listener = env.network.listen(addresses.kafka).await.map_err(|source| {
-            StartError::Address { listener: crate::Listener::Kafka, address: addresses.kafka, source }
-        })?;
+        let listener =
+            env.network.listen(addresses.kafka).await.map_err(|source| StartError::Address {
+                listener: crate::Listener::Kafka,
+                address: addresses.kafka,
+                source,
+            })?;
         let options = afflux_kafka::Options::default();
         let kafka = tokio::spawn(afflux_kafka::serve(
             env.clone(),
@@ -156,9 +159,9 @@ fn write_whole(path: &Path, addresses: &Addresses) -> io::Result<()> {
 fn listed_topics(log: Arc<EmbeddedLog>) -> afflux_serve::TopicList {
     Arc::new(move || {
         let topics = log.topics();
-        let listed = topics.iter().filter(|topic| {
-            !topic.name.is_internal() && topic.name.as_str() != COMMITTED_OFFSETS
-        });
+        let listed = topics
+            .iter()
+            .filter(|topic| !topic.name.is_internal() && topic.name.as_str() != COMMITTED_OFFSETS);
         listed.map(|topic| (topic.name.clone(), topic.partitions)).collect()
     })
 }

@@ -72,9 +72,7 @@ pub(crate) fn run(args: &ConsumeArgs) -> Result<(), Failure> {
                 if outcome.is_err() {
                     break;
                 }
-                consumer
-                    .store_offset_from_message(&message)
-                    .map_err(|error| failed(&error))?;
+                consumer.store_offset_from_message(&message).map_err(|error| failed(&error))?;
                 printed += 1;
             }
             Some(Err(error)) if is_passing(&error) => {}

@@ -295,8 +295,7 @@ mod tests {
 
     #[test]
     fn rows_keep_the_order_of_columns() {
-        let mut rows =
-            Rows { lines: lines("{\"b\":1,\"a\":null}\n{\"b\":2"), line: String::new() };
+        let mut rows = Rows { lines: lines("{\"b\":1,\"a\":null}\n{\"b\":2"), line: String::new() };
         let row = rows.next_row().expect("a whole line").expect("a row");
         assert_eq!(row.0, vec![("b".to_owned(), Value::from(1)), ("a".to_owned(), Value::Null)]);
         assert_eq!(row.get("a"), Some(&Value::Null));

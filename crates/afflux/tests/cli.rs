@@ -12,10 +12,7 @@ fn a_node_tells_where_it_serves_and_ends_cleanly() {
     let node = Node::start();
     let ready = std::fs::read_to_string(node.dir.path().join("ready.json")).expect("a ready file");
     let ready: serde_json::Value = serde_json::from_str(&ready).expect("JSON");
-    assert_eq!(
-        ready,
-        json!({ "kafka": node.kafka, "postgres": node.postgres, "http": node.http })
-    );
+    assert_eq!(ready, json!({ "kafka": node.kafka, "postgres": node.postgres, "http": node.http }));
     let (status, _dir) = node.stop();
     assert_eq!(status.code(), Some(0));
 }
@@ -49,7 +46,8 @@ fn topics_are_created_listed_described_and_deleted() {
             .collect::<Vec<_>>()
     );
     node.run(&["topic", "create", "orders"]).fails(1, &["error: topic \"orders\" exists already"]);
-    node.run(&["topic", "create", "a b"]).fails(1, &["error: \"a b\" is not a topic name", "hint: "]);
+    node.run(&["topic", "create", "a b"])
+        .fails(1, &["error: \"a b\" is not a topic name", "hint: "]);
     node.run(&["topic", "delete", "orders"]).ok();
     assert_eq!(node.run(&["topic", "list", "--json"]).ok(), "");
     let unknown = ["error: there is no topic \"orders\"", "hint: "];
@@ -64,10 +62,7 @@ fn lines_become_records_and_records_lines() {
     let node = Node::start();
     node.run(&["topic", "create", "orders"]).ok();
     run_with(&mut node.command(&["produce", "orders", "-k", ":"]), "a:1\nb:2\na:3:4\n").ok();
-    assert_eq!(
-        node.run(&["consume", "orders", "--from-beginning", "-n", "3"]).ok(),
-        "1\n2\n3:4\n"
-    );
+    assert_eq!(node.run(&["consume", "orders", "--from-beginning", "-n", "3"]).ok(), "1\n2\n3:4\n");
     let records = node.run(&["consume", "orders", "--from-beginning", "-n", "3", "--json"]).json();
     assert_eq!(records[2]["key"], "a");
     assert_eq!(records[2]["value"], "3:4");
@@ -101,13 +96,17 @@ fn statements_run_in_turn_and_print_rows() {
     )
     .expect("a file");
     node.run(&["sql", "-f", file.to_str().expect("text")]).ok();
-    let lines = "{\"id\":1,\"name\":\"a\"}\n{\"id\":2,\"name\":\"a;\"}\n{\"id\":3,\"name\":\"a\"}\n";
+    let lines =
+        "{\"id\":1,\"name\":\"a\"}\n{\"id\":2,\"name\":\"a;\"}\n{\"id\":3,\"name\":\"a\"}\n";
     run_with(&mut node.command(&["produce", "orders"]), lines).ok();
     let query = "SELECT name, n FROM totals ORDER BY name";
     // Acknowledged records reach the view at the next tick.
     while node.sql(query).len() < 2 {}
     assert_eq!(node.sql(query), [json!({ "name": "a", "n": 2 }), json!({ "name": "a;", "n": 1 })]);
-    assert_eq!(node.run(&["sql", "-c", query]).ok(), "name  n\n----  -\na     2\na;    1\n(2 rows)\n");
+    assert_eq!(
+        node.run(&["sql", "-c", query]).ok(),
+        "name  n\n----  -\na     2\na;    1\n(2 rows)\n"
+    );
     assert_eq!(
         run_with(&mut node.command(&["sql"]), "SELECT 1 AS one; SELECT 2 AS two").ok(),
         "one\n---\n  1\n(1 row)\ntwo\n---\n  2\n(1 row)\n"

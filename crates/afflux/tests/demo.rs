@@ -53,4 +53,3 @@ fn a_replay_begins_on_nothing() {
     run(&mut demo(&words)).json();
     run(&mut demo(&words)).fails(1, &["error: topic \"departures\" exists already", "hint: "]);
 }
-

@@ -64,8 +64,10 @@ fn fifty_kills_leave_no_trace() {
                 if lines.len() % 2 == 1 && lines.len() < KILLS {
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     std::thread::sleep(Duration::from_millis((random >> 33) % LIFE_MAX));
-                    let mut file =
-                        std::fs::OpenOptions::new().append(true).open(&ledger).expect("it is there");
+                    let mut file = std::fs::OpenOptions::new()
+                        .append(true)
+                        .open(&ledger)
+                        .expect("it is there");
                     file.write_all(b"outside\n").expect("a line");
                     let pid = event["pid"].as_i64().expect("a process id") as i32;
                     kill_process(Pid::from_raw(pid).expect("a process id"), Signal::KILL)

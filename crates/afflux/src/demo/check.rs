@@ -150,7 +150,9 @@ fn compare_view<K: std::hash::Hash + Eq + std::fmt::Debug>(
                 let mean = group.mean();
                 format!("{key:?}: the batch has {group:?} with mean {mean:?}, the view {row:?}")
             }),
-            None => outcome.differs(|| format!("{key:?}: the view has it, the batch has not, or once")),
+            None => {
+                outcome.differs(|| format!("{key:?}: the view has it, the batch has not, or once"))
+            }
         }
     }
     for (key, group) in expected {
@@ -188,9 +190,9 @@ fn minute(row: &Row, column: &str) -> Option<i64> {
 fn same(value: Option<&Value>, expected: Option<f64>) -> bool {
     match (value, expected) {
         (Some(Value::Null), None) => true,
-        (Some(value), Some(expected)) => value
-            .as_f64()
-            .is_some_and(|value| (value - expected).abs() <= expected.abs() * PART),
+        (Some(value), Some(expected)) => {
+            value.as_f64().is_some_and(|value| (value - expected).abs() <= expected.abs() * PART)
+        }
         _ => false,
     }
 }

@@ -68,9 +68,8 @@ impl Flight {
 /// The flights of the year, or those that left in its first days, in scheduled order.
 pub(crate) fn flights(days: Option<u32>) -> Result<Vec<Flight>> {
     let damaged = "the table of flights in this binary is damaged";
-    let end = days.map_or(i64::MAX, |days| {
-        (days_of(FIRST_YEAR, 1, 1) + i64::from(days)) * MINUTES_A_DAY
-    });
+    let end =
+        days.map_or(i64::MAX, |days| (days_of(FIRST_YEAR, 1, 1) + i64::from(days)) * MINUTES_A_DAY);
     let table = zstd::Decoder::new(TABLE).context(damaged)?;
     let mut flights = Vec::new();
     for row in csv::Reader::from_reader(table).into_deserialize() {

@@ -162,7 +162,12 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Sends everything; false if Ctrl-C came first.
-    fn send(&mut self, speed: Speed, seconds: Option<u32>, begun: Instant) -> Result<bool, Failure> {
+    fn send(
+        &mut self,
+        speed: Speed,
+        seconds: Option<u32>,
+        begun: Instant,
+    ) -> Result<bool, Failure> {
         let total = seconds.is_none().then(|| self.timeline.records_a_year());
         let time = seconds.map(|seconds| Duration::from_secs(seconds.into()));
         let end = total.unwrap_or(u64::MAX);

@@ -98,8 +98,11 @@ impl Screen {
 
     /// The node serves.
     pub(crate) fn node(&self, pid: u32, again: bool) {
-        let line =
-            if again { format!("node: process {pid} serves again") } else { format!("node: process {pid} serves") };
+        let line = if again {
+            format!("node: process {pid} serves again")
+        } else {
+            format!("node: process {pid} serves")
+        };
         self.say(&line, "node", json!({ "pid": pid, "again": again }));
     }
 
@@ -133,7 +136,9 @@ impl Screen {
                 let busiest = top.first().map_or(String::new(), |route| {
                     format!("; busiest {}", describe(route).trim_end())
                 });
-                println!("{clock}: {sent} records sent, {rate:.0}/s, {shown} landings shown{busiest}");
+                println!(
+                    "{clock}: {sent} records sent, {rate:.0}/s, {shown} landings shown{busiest}"
+                );
             }
             Self::Json => println!(
                 "{}",

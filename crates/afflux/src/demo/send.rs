@@ -177,7 +177,8 @@ impl<'a> Sender<'a> {
                 .payload(record.payload)
                 .timestamp(record.timestamp);
             let count = self.landings[record.route as usize] + 1;
-            let sampled = record.topic == Topic::Arrivals && count.is_multiple_of(self.sample_every);
+            let sampled =
+                record.topic == Topic::Arrivals && count.is_multiple_of(self.sample_every);
             let at = sampled.then(Instant::now);
             match self.producer.send(message) {
                 Ok(()) => {}

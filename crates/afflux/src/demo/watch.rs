@@ -137,7 +137,8 @@ impl Watch {
         while let Some(event) = changes.next_event()? {
             // The moment at which the row is in the reader's hands.
             let now = Instant::now();
-            let begins_anew = event.kind == "reset" || (event.kind == "snapshot" && !snapshot_goes_on);
+            let begins_anew =
+                event.kind == "reset" || (event.kind == "snapshot" && !snapshot_goes_on);
             snapshot_goes_on = event.kind == "snapshot" && event.id.is_none();
             self.shared().apply(&event, begins_anew, now)?;
             if let Some(id) = event.id {

@@ -25,9 +25,11 @@ pub(crate) fn run(args: &SqlArgs) -> Result<(), Failure> {
         return run_all(&node, text, args.json);
     }
     let text = match &args.file {
-        Some(path) if path.as_os_str() != "-" => std::fs::read_to_string(path).map_err(|error| {
-            Failure::new(Status::Failed, format!("reading {}: {error}", path.display()))
-        })?,
+        Some(path) if path.as_os_str() != "-" => {
+            std::fs::read_to_string(path).map_err(|error| {
+                Failure::new(Status::Failed, format!("reading {}: {error}", path.display()))
+            })?
+        }
         None if std::io::stdin().is_terminal() => return interactive(&node, args.json),
         _ => {
             let mut text = String::new();
@@ -91,9 +93,13 @@ fn run_one(node: &Node, statement: &str, json: bool) -> Result<(), Failure> {
 }
 
 fn interactive(node: &Node, json: bool) -> Result<(), Failure> {
-    let lost = |error: ReadlineError| Failure::new(Status::Failed, format!("the terminal: {error}"));
+    let lost =
+        |error: ReadlineError| Failure::new(Status::Failed, format!("the terminal: {error}"));
     let mut editor = DefaultEditor::new().map_err(lost)?;
-    println!("afflux {}. End statements with a semicolon; Ctrl-D leaves.", env!("CARGO_PKG_VERSION"));
+    println!(
+        "afflux {}. End statements with a semicolon; Ctrl-D leaves.",
+        env!("CARGO_PKG_VERSION")
+    );
     let mut splitter = Splitter::default();
     loop {
         let prompt = if splitter.is_empty() { "afflux> " } else { "     -> " };

@@ -51,7 +51,10 @@ pub(crate) fn answers_rows(statement: &str) -> bool {
             _ => break,
         }
     }
-    matches!(code.as_str(), "select" | "with" | "values" | "table" | "show" | "describe" | "explain")
+    matches!(
+        code.as_str(),
+        "select" | "with" | "values" | "table" | "show" | "describe" | "explain"
+    )
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

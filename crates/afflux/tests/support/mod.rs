@@ -90,10 +90,14 @@ pub struct Node {
 /// The command that runs a node on free ports.
 pub fn up(data_dir: &Path) -> Command {
     let mut command = afflux();
-    command
-        .args(["up", "--json", "--until-stdin-ends", "--data-dir"])
-        .arg(data_dir)
-        .args(["--kafka", "127.0.0.1:0", "--postgres", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    command.args(["up", "--json", "--until-stdin-ends", "--data-dir"]).arg(data_dir).args([
+        "--kafka",
+        "127.0.0.1:0",
+        "--postgres",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+    ]);
     command
 }
 
