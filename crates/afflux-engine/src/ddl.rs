@@ -47,7 +47,7 @@ use crate::{
     published::{Published, PublishedView, Recent, Shared},
     status::{Counters, PipelineState},
     token::ViewIncarnation,
-    view::Layout,
+    view::{Contents, Layout},
 };
 
 /// What a statement that defines something has done.
@@ -185,13 +185,12 @@ fn publish_view(
     let layout = Layout::new(Column::schema(view.plan.columns()), view.plan.key.clone())
         .map_err(|error| EngineError::Unsupported(error.to_string()))?;
     let layout = Arc::new(layout);
-    let contents = layout.empty();
     let view = PublishedView {
         object: Arc::clone(object),
         incarnation,
         topic: pipeline_topic(object.id),
         state: PipelineState::CatchingUp { lag_bytes: 0 },
-        contents,
+        contents: Contents::empty(),
         tick: Tick::ZERO,
         next_frame: Offset::ZERO,
         recent: Recent::default(),
@@ -456,7 +455,7 @@ fn load_table(log: &dyn Log, id: ObjectId, table: &Table) -> Result<RecordBatch,
         let range = (from, end);
         from = frames::scan(log, &topic, range, READ_BYTES, Isolation::Uncommitted, |_, _, v| {
             let reader = StreamReader::try_new(v.as_ref(), None)
-                .and_then(|reader| reader.collect::<Result<Vec<_>, _>>());
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>);
             batches.extend(reader.map_err(|error| unreadable(error.to_string()))?);
             Ok(())
         })?;
