@@ -1,7 +1,4 @@
 //! The engine on the real log, on a simulated disk, driven by hand.
 
-mod backfill;
 mod exactly_once;
-mod failure;
-mod following;
 mod world;

@@ -1,5 +1,3 @@
-use afflux_types::{ProducerEpoch, ProducerId};
-use bytes::BytesMut;
 use proptest::prelude::*;
 
 use super::*;

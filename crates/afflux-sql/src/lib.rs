@@ -15,6 +15,7 @@
 
 mod context;
 mod ddl;
+mod depth;
 mod error;
 mod expr;
 mod lower;

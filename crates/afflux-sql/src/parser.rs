@@ -14,13 +14,16 @@ use datafusion::sql::sqlparser::{
 };
 
 use crate::{
-    Position, Query, Session, Show, SqlError, Statement, ddl, error::sqlstate, statement::DropKind,
+    Position, Query, Session, Show, SqlError, Statement, ddl, depth::depth, error::sqlstate,
+    statement::DropKind,
 };
 
 /// How deep expressions and queries may nest. Planning is recursive.
 const DEPTH_MAX: usize = 64;
-/// How many tokens a statement may have: a chain of operators is as deep as it is long.
+/// How many tokens a statement may have.
 const TOKENS_MAX: usize = 20_000;
+/// How long a chain of operators, joins or set operations may be: it is as deep as it is long.
+const CHAIN_MAX: usize = 500;
 
 /// The statements of a text, which `;` separates.
 pub fn parse(text: &str) -> Result<Vec<Statement>, SqlError> {
@@ -46,6 +49,13 @@ fn statement(lines: &Lines<'_>, tokens: &[TokenWithSpan]) -> Result<Statement, S
             sqlstate::STATEMENT_TOO_COMPLEX,
             format!("the statement has more than {TOKENS_MAX} words"),
         ));
+    }
+    if depth(&significant) > CHAIN_MAX {
+        return Err(SqlError::invalid(
+            sqlstate::STATEMENT_TOO_COMPLEX,
+            format!("the statement chains more than {CHAIN_MAX} operators"),
+        )
+        .with_hint("write a = 1 OR a = 2 … as a IN (1, 2, …), and split long unions"));
     }
     let mut cursor = Cursor::new(lines, without_inner_table(significant));
     let statement = cursor.statement()?;

@@ -186,11 +186,12 @@ impl Decoder {
                     return Err(Failure::Twice(column));
                 }
                 Some(column) => {
-                    let pushed = self.builders[column].push(cursor, &mut self.scratch);
-                    pushed.map_err(|fault| match fault {
-                        Fault::Syntax(error) => Failure::Syntax(error),
-                        fault => Failure::Field(column, fault),
-                    })?;
+                    self.builders[column].push(cursor, &mut self.scratch).map_err(|fault| {
+                        match fault {
+                            Fault::Syntax(error) => Failure::Syntax(error),
+                            fault => Failure::Field(column, fault),
+                        }
+                    })?
                 }
             }
             if cursor.take(b'}') {

@@ -27,7 +27,7 @@ mod accumulator;
 mod extreme;
 mod sum;
 
-use std::{collections::BTreeSet, ops::Range};
+use std::collections::BTreeSet;
 
 use afflux_plan::{AggregateCall, Column};
 use afflux_record::changelog::{Changes, TableDelta};
@@ -40,6 +40,7 @@ use arrow::{
     error::ArrowError,
     row::{RowConverter, Rows as KeyRows, SortField},
 };
+use std::ops::Range;
 
 use self::accumulator::{Accumulator, Rows};
 use crate::{
@@ -451,7 +452,7 @@ impl Aggregation {
         // A slot that was freed is not of this epoch any more.
         touched.retain(|&slot| self.slots[slot as usize].touched == self.epoch);
         for slot in touched {
-            self.put(slot, &mut key, delta);
+            self.put(slot, delta);
             self.slots[slot as usize].durable = true;
         }
         let index = &self.index;
@@ -460,7 +461,7 @@ impl Aggregation {
                 entry_key(number, index.key(slot), name, &mut key);
                 match value {
                     Some(count) => {
-                        delta.put(&key, |out| out.extend_from_slice(&count.to_le_bytes()));
+                        delta.put(&key, |out| out.extend_from_slice(&count.to_le_bytes()))
                     }
                     None => delta.delete(&key),
                 }
@@ -468,9 +469,10 @@ impl Aggregation {
         }
     }
 
-    fn put(&self, slot: u32, key: &mut Vec<u8>, delta: &mut DeltaBuilder) {
-        group_key(self.index.key(slot), key);
-        delta.put(key, |out| {
+    fn put(&self, slot: u32, delta: &mut DeltaBuilder) {
+        let mut key = Vec::new();
+        group_key(self.index.key(slot), &mut key);
+        delta.put(&key, |out| {
             out.extend_from_slice(&self.slots[slot as usize].rows.to_le_bytes());
             for aggregate in &self.aggregates {
                 aggregate.accumulator.write(slot, out);
@@ -483,7 +485,7 @@ impl Aggregation {
         let mut delta = DeltaBuilder::new(self.table);
         let mut key = Vec::new();
         for slot in self.index.iter().filter(|&slot| groups.contains(&self.index.group(slot).0)) {
-            self.put(slot, &mut key, &mut delta);
+            self.put(slot, &mut delta);
             for (number, aggregate) in self.aggregates.iter().enumerate() {
                 aggregate.accumulator.entries(slot, &mut |name, count| {
                     entry_key(number, self.index.key(slot), name, &mut key);
@@ -612,7 +614,7 @@ fn rows_of<'a>(
     filter: Option<usize>,
 ) -> Rows<'a> {
     let argument = argument.map(|column| changes.batch.column(column));
-    let valid = argument.and_then(Array::logical_nulls);
+    let valid = argument.and_then(|array| array.logical_nulls());
     let valid = valid.filter(|nulls| nulls.null_count() > 0).map(|nulls| nulls.inner().clone());
     let taken = filter.map(|column| {
         let mask = changes.batch.column(column).as_boolean();

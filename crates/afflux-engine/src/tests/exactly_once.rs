@@ -107,9 +107,7 @@ fn expected(inputs: &[Vec<Input>]) -> BTreeMap<&'static str, Vec<String>> {
                 .collect(),
         ),
     ]);
-    for rows in expected.values_mut() {
-        rows.sort();
-    }
+    expected.values_mut().for_each(|rows| rows.sort());
     expected
 }
 

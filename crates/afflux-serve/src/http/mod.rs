@@ -8,6 +8,7 @@ mod guard;
 mod json;
 mod pages;
 mod sql;
+mod stall;
 mod status;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -35,6 +36,8 @@ use crate::{ServeOptions, accept::accept, read::Queries};
 
 /// How long a client may take over a request's headers.
 const HEADERS_MAX: Duration = Duration::from_secs(15);
+/// How long a client may leave an answer untouched.
+const STALL_MAX: Duration = Duration::from_mins(1);
 /// The longest head of a request.
 const HEADER_BYTES_MAX: usize = 32 << 10;
 /// What may be loaded by a page of this node: its own files.
@@ -112,7 +115,7 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_MAX)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(connection), service);
+        .serve_connection(TokioIo::new(stall::Stalling::new(connection, STALL_MAX)), service);
     tokio::pin!(connection);
     tokio::select! {
         outcome = connection.as_mut() => log(outcome),

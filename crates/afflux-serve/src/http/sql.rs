@@ -16,7 +16,7 @@ use super::{Http, failure, json};
 use crate::{
     QueryError,
     node::BatchStream,
-    read::{Answer, Identity, Session, parse},
+    read::{Answer, Identity, Session},
 };
 
 #[derive(Deserialize)]
@@ -55,10 +55,10 @@ async fn answer(http: &Http, body: &[u8]) -> Result<Response, QueryError> {
             .with_sqlstate("08P01")
             .with_hint(r#"send {"query": "SELECT …"}"#)
     })?;
-    let statements = parse(&request.query)?;
     let identity = Identity { user: "http".to_owned(), database: "afflux".to_owned() };
     let queries = Arc::clone(&http.queries);
     let mut session = Session::new(queries, identity, http.options.statement_timeout);
+    let statements = session.parse(&request.query).await?;
     // Dropped with the answer when the client goes away: that ends the query.
     let cancel = CancellationToken::new();
     let mut rows: Option<BatchStream> = None;

@@ -39,7 +39,7 @@ use super::{
 use crate::{
     QueryError,
     node::BatchStream,
-    read::{Answer, Identity, Session, parse},
+    read::{Answer, Identity, Session},
 };
 
 /// How long a client may take to start a session.
@@ -283,7 +283,7 @@ impl Connection {
         self.statements.remove("");
         self.portals.remove("");
         self.text = text;
-        let statements = parse(&self.text)?;
+        let statements = self.session.parse(&self.text).await?;
         if statements.is_empty() {
             self.wire.send(Message::EmptyQueryResponse(EmptyQueryResponse::new())).await?;
         }
@@ -305,11 +305,11 @@ impl Connection {
     /// Runs a statement, cancellable from now until [`Connection::ended`].
     pub(super) async fn answer(
         &mut self,
-        statement: &Statement,
+        statement: &Arc<Statement>,
         parameters: Vec<datafusion::scalar::ScalarValue>,
     ) -> Result<Answer, Failure> {
         let ends = matches!(
-            statement,
+            statement.as_ref(),
             Statement::Session(SessionStatement::Commit | SessionStatement::Rollback)
         );
         if self.transaction == TransactionStatus::Error && !ends {

@@ -21,7 +21,7 @@ use super::{
     parameters,
     rows::{Shape, alike, parameter_type},
 };
-use crate::{QueryError, read::parse};
+use crate::QueryError;
 
 /// The most text of all statements that a session has prepared.
 const PREPARED_BYTES_MAX: usize = 16 << 20;
@@ -32,7 +32,7 @@ const PORTALS_MAX: usize = 1_000;
 pub(super) struct Prepared {
     text: String,
     /// None for an empty text.
-    statement: Option<Statement>,
+    statement: Option<Arc<Statement>>,
     /// As the plan has them, and as the client sends them.
     parameters: Vec<(DataType, Type)>,
     /// None if it answers no rows.
@@ -109,7 +109,7 @@ impl Connection {
             .into());
         }
         self.text = text;
-        let mut statements = parse(&self.text)?;
+        let mut statements = self.session.parse(&self.text).await?;
         if statements.len() > 1 {
             return Err(QueryError::invalid("a prepared statement is one statement, not several")
                 .with_sqlstate("42601")

@@ -9,6 +9,7 @@ mod relation;
 mod session;
 mod settings;
 mod show;
+mod threads;
 
-pub(crate) use query::Queries;
-pub(crate) use session::{Answer, Identity, Session, parse};
+pub(crate) use session::{Answer, Identity, Session};
+pub(crate) use threads::Queries;

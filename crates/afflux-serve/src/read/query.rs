@@ -31,7 +31,7 @@ use datafusion::{
 };
 use futures::StreamExt;
 
-use super::{interrupt::Interrupt, pg_catalog, relation::PinnedTable, session::Identity};
+use super::{interrupt::Interrupt, pg_catalog, relation::PinnedTable, session::Identity, show};
 use crate::{
     QueryError,
     node::{BatchStream, Node},
@@ -42,8 +42,8 @@ const DATABASE: &str = "afflux";
 /// The schema of all objects.
 pub(super) const SCHEMA: &str = "public";
 
-/// Plans and runs queries. One for a node.
-pub(crate) struct Queries {
+/// Plans queries and starts them. One for a node.
+pub(super) struct Planner {
     node: Arc<dyn Node>,
     /// All functions, no relations.
     base: SessionState,
@@ -51,16 +51,16 @@ pub(crate) struct Queries {
 
 /// What is known of a query before it runs.
 #[derive(Debug)]
-pub(crate) struct Described {
+pub(super) struct Described {
     /// The types of `$1`, `$2`, …
-    pub(crate) parameters: Vec<DataType>,
+    pub(super) parameters: Vec<DataType>,
     /// The columns of the answer.
-    pub(crate) schema: SchemaRef,
+    pub(super) schema: SchemaRef,
 }
 
-impl Queries {
+impl Planner {
     /// Reads together use at most this much memory for what they sort, join and aggregate.
-    pub(crate) fn new(node: Arc<dyn Node>, memory_bytes_max: usize) -> Result<Self, QueryError> {
+    pub(super) fn new(node: Arc<dyn Node>, memory_bytes_max: usize) -> Result<Self, QueryError> {
         let pool = TrackConsumersPool::new(
             GreedyMemoryPool::new(memory_bytes_max),
             std::num::NonZeroUsize::MIN,
@@ -89,12 +89,12 @@ impl Queries {
     }
 
     /// The node that is read.
-    pub(crate) fn node(&self) -> &Arc<dyn Node> {
+    pub(super) fn node(&self) -> &Arc<dyn Node> {
         &self.node
     }
 
     /// Starts a query. The answer's batches come from one tick.
-    pub(crate) async fn run(
+    pub(super) async fn run(
         &self,
         query: &Query,
         parameters: Vec<ScalarValue>,
@@ -117,7 +117,7 @@ impl Queries {
     }
 
     /// What a query takes and answers. `known` are the types that the client has given.
-    pub(crate) async fn describe(
+    pub(super) async fn describe(
         &self,
         query: &Query,
         known: &[Option<DataType>],
@@ -153,17 +153,23 @@ impl Queries {
         Ok(Described { parameters, schema: Arc::clone(plan.schema().inner()) })
     }
 
-    /// How a query would be run, a line a step.
-    pub(crate) async fn explain(
+    /// How a query would be run, a line a step: read, or kept up to date if it reads a source.
+    pub(super) async fn explain(
         &self,
         query: &Query,
         identity: &Identity,
-    ) -> Result<String, QueryError> {
+    ) -> Result<Vec<String>, QueryError> {
         let catalog = self.node.catalog();
+        let reads_a_source = afflux_sql::query_objects(query, &catalog)
+            .is_ok_and(|objects| objects.iter().any(|o| matches!(o.kind, ObjectKind::Source(_))));
+        if reads_a_source {
+            return Ok(show::plan(&afflux_sql::plan_view(query, &catalog)?, &catalog));
+        }
         let state = self.state(columns(&readable(query, &catalog)?), query, &catalog, identity)?;
         let plan = plan(&state, query, &catalog).await?;
         let plan = state.create_physical_plan(&plan).await?;
-        Ok(displayable(plan.as_ref()).indent(false).to_string())
+        let text = displayable(plan.as_ref()).indent(false).to_string();
+        Ok(text.lines().map(str::to_owned).collect())
     }
 
     async fn pin(&self, objects: &[Arc<Object>]) -> Result<Tables, QueryError> {

@@ -2,18 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use afflux_catalog::ObjectKind;
 use afflux_sql::{Session as SessionStatement, Show, Statement};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::scalar::ScalarValue;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    interrupt::Interrupt,
-    query::{Described, Queries},
-    settings::Settings,
-    show,
-};
+use super::{interrupt::Interrupt, query::Described, settings::Settings, show, threads::Queries};
 use crate::{
     QueryError,
     node::{BatchStream, Outcome},
@@ -53,11 +47,6 @@ pub(crate) struct Session {
     pub(crate) settings: Settings,
 }
 
-/// The statements of a text.
-pub(crate) fn parse(text: &str) -> Result<Vec<Statement>, QueryError> {
-    Ok(afflux_sql::parse(text)?)
-}
-
 impl Session {
     /// A new session.
     pub(crate) fn new(
@@ -68,18 +57,23 @@ impl Session {
         Self { queries, identity, settings: Settings::new(timeout) }
     }
 
+    /// The statements of a text.
+    pub(crate) async fn parse(&self, text: &str) -> Result<Vec<Arc<Statement>>, QueryError> {
+        self.queries.parse(text).await
+    }
+
     /// Runs a statement until it answers. The token cancels it, its rows too.
     pub(crate) async fn run(
         &mut self,
-        statement: &Statement,
+        statement: &Arc<Statement>,
         parameters: Vec<ScalarValue>,
         cancel: CancellationToken,
     ) -> Result<Answer, QueryError> {
         let interrupt = Interrupt::new(cancel, self.settings.timeout());
-        match statement {
-            Statement::Query(query) => {
+        match statement.as_ref() {
+            Statement::Query(_) => {
                 let (schema, batches) =
-                    self.queries.run(query, parameters, &self.identity, &interrupt).await?;
+                    self.queries.run(statement, parameters, &self.identity, interrupt).await?;
                 Ok(Answer::Rows { schema, batches, tag: "SELECT" })
             }
             Statement::Show(asked) => {
@@ -90,24 +84,25 @@ impl Session {
                 let catalog = self.queries.node().catalog();
                 Ok(show::columns(show::find(&catalog, name)?).answer("DESCRIBE"))
             }
-            Statement::Explain(query) => Ok(self.explain(query).await?.answer("EXPLAIN")),
+            Statement::Explain(_) => {
+                let lines = self.queries.explain(statement, &self.identity).await?;
+                Ok(show::explained(lines).answer("EXPLAIN"))
+            }
             Statement::Session(statement) => self.session(statement),
-            // What changes the catalog is not interrupted: it would be done or not done without
-            // its client knowing which.
-            change => Ok(Answer::Done(self.queries.node().execute(change.clone()).await?)),
+            _ => Ok(Answer::Done(self.queries.change(statement).await?)),
         }
     }
 
     /// What a statement takes and answers; no schema if it answers no rows.
     pub(crate) async fn describe(
         &self,
-        statement: &Statement,
+        statement: &Arc<Statement>,
         known: &[Option<DataType>],
     ) -> Result<(Vec<DataType>, Option<SchemaRef>), QueryError> {
-        let schema = match statement {
-            Statement::Query(query) => {
+        let schema = match statement.as_ref() {
+            Statement::Query(_) => {
                 let Described { parameters, schema } =
-                    self.queries.describe(query, known, &self.identity).await?;
+                    self.queries.describe(statement, known, &self.identity).await?;
                 return Ok((parameters, Some(schema)));
             }
             Statement::Show(asked) => Some(self.show(asked)?.schema()),
@@ -131,18 +126,6 @@ impl Session {
             Show::Parameter(name) if name == "all" => Ok(show::parameters(&self.settings)),
             Show::Parameter(name) => Ok(show::parameter(name, self.settings.get(name)?)),
         }
-    }
-
-    async fn explain(&self, query: &afflux_sql::Query) -> Result<show::Table, QueryError> {
-        let catalog = self.queries.node().catalog();
-        let reads_a_source = afflux_sql::query_objects(query, &catalog)
-            .is_ok_and(|objects| objects.iter().any(|o| matches!(o.kind, ObjectKind::Source(_))));
-        if reads_a_source {
-            let plan = afflux_sql::plan_view(query, &catalog)?;
-            return Ok(show::plan(&plan, &catalog));
-        }
-        let text = self.queries.explain(query, &self.identity).await?;
-        Ok(show::explained(text.lines().map(str::to_owned).collect()))
     }
 
     fn session(&mut self, statement: &SessionStatement) -> Result<Answer, QueryError> {

@@ -185,7 +185,7 @@ pub(super) fn explain_schema() -> SchemaRef {
 }
 
 /// The dataflow that would keep a view, an operator a line.
-pub(super) fn plan(plan: &Plan, catalog: &Catalog) -> Table {
+pub(super) fn plan(plan: &Plan, catalog: &Catalog) -> Vec<String> {
     let name = |id| catalog.get(id).map_or_else(|| format!("object {id}"), |o| o.name.clone());
     let line = |operator: &afflux_plan::Operator| {
         let what = match &operator.kind {
@@ -218,5 +218,5 @@ pub(super) fn plan(plan: &Plan, catalog: &Catalog) -> Table {
         }
         None => "key: none, rows may repeat".to_owned(),
     });
-    explained(lines)
+    lines
 }

@@ -169,7 +169,7 @@ async fn one_select_sees_one_tick_under_load() {
                 let flight = |k: i64| {
                     (carriers[((n + k) % 5) as usize], origins[((n * k) % 3) as usize], n - k)
                 };
-                let flights: Vec<_> = (0..1 + n % 7).map(flight).collect();
+                let flights: Vec<_> = (0..=n % 7).map(flight).collect();
                 node.fly((n % 2) as i32, &flights).await;
             }
             done.store(true, Ordering::SeqCst);

@@ -134,7 +134,7 @@ async fn errors_say_what_where_and_what_to_do() {
         );
         assert!(!error["message"].as_str().unwrap().is_empty());
     };
-    check("SELEC 1", 400, "42601", json!({"line": 1, "column": 1})).await; // a typo on purpose
+    check("SELEC 1", 400, "42601", json!({"line": 1, "column": 1})).await;
     check("SELECT *\nFROM nothing", 404, "42P01", json!(null)).await;
     check("SELECT * FROM flights", 400, "42809", json!(null)).await;
     check("SELECT nosuch FROM carriers", 400, "42703", json!({"line": 1, "column": 8})).await;
@@ -340,4 +340,29 @@ async fn stopping_ends_live_streams() {
     }
     // Nothing holds on to the node any more.
     assert_eq!(Arc::strong_count(&node), 1);
+}
+
+#[tokio::test]
+async fn long_and_deep_statements_are_answered_or_refused() {
+    let (_node, serving) = served().await;
+    let check = async |text: String, expected: u16| {
+        let (status, lines) = query(&serving, &text).await;
+        assert_eq!(status, expected, "{}…: {lines:?}", &text[..30]);
+        if status == 400 {
+            assert_eq!(lines[0]["error"]["sqlstate"], json!("54001"));
+        }
+    };
+    let chain = |part: &str, count: usize| format!("SELECT 1 AS n{}", part.repeat(count));
+    for (part, longest) in
+        [(" + 1", 450), (" || 'x'", 450), (" UNION ALL SELECT 1", 450), ("::int::bigint", 220)]
+    {
+        let part_of = |count| format!("SELECT 1{}", part.repeat(count));
+        check(part_of(longest), 200).await;
+        check(part_of(longest * 10), 400).await;
+    }
+    check(chain(" WHERE true", 1) + &" AND 1 = 1".repeat(220), 200).await;
+    check(chain(" WHERE true", 1) + &" OR 1 = 2".repeat(3_000), 400).await;
+    check(format!("SELECT 1 WHERE 1 IN (2{})", ", 3".repeat(9_000)), 200).await;
+    check(format!("SELECT {}1{}", "(".repeat(50), ")".repeat(50)), 200).await;
+    check(format!("SELECT {}1{}", "(".repeat(9_000), ")".repeat(9_000)), 400).await;
 }
