@@ -12,8 +12,11 @@ use std::{
 };
 
 use afflux_kafka::Options;
-use afflux_record::{Compression, batch::Builder};
-use afflux_types::Timestamp;
+use afflux_record::{
+    Compression,
+    batch::{Builder, Producer},
+};
+use afflux_types::{ProducerEpoch, ProducerId, Timestamp};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
@@ -463,6 +466,46 @@ fn batches_are_checked_before_they_are_taken() {
     assert_eq!(error_of(&response), 3);
     let response = client.call(9, &produce("__consumer_offsets", 0, good));
     assert_eq!(error_of(&response), 3);
+}
+
+#[test]
+fn a_retry_is_acknowledged_with_the_offset_of_the_original() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let mut client = Client::connect(&server);
+    create(&mut client, "t");
+    let request = InitProducerIdRequest::default().with_transactional_id(None);
+    let ids: Vec<i64> = (0..2).map(|_| client.call(4, &request).producer_id.0).collect();
+    assert_ne!(ids[0], ids[1]);
+    let numbered = |epoch: i16, base_sequence: i32| {
+        let producer =
+            Producer { id: ProducerId(ids[0]), epoch: ProducerEpoch(epoch), base_sequence };
+        let mut builder = Builder::new(Compression::None).producer(producer);
+        builder.push(Timestamp(1), None, Some(b"a"));
+        builder.push(Timestamp(1), None, Some(b"b"));
+        builder.finish().unwrap()
+    };
+    let check = |client: &mut Client, batch: Bytes, expected: (i16, i64)| {
+        let response = client.call(9, &produce("t", 0, batch));
+        let one = &response.responses[0].partition_responses[0];
+        assert_eq!((one.error_code, one.base_offset), expected);
+    };
+    check(&mut client, numbered(0, 0), (0, 0));
+    check(&mut client, numbered(0, 2), (0, 2));
+    check(&mut client, numbered(0, 0), (0, 0));
+    check(&mut client, numbered(0, 2), (0, 2));
+    check(&mut client, numbered(0, 9), (45, -1)); // a gap
+    check(&mut client, numbered(1, 0), (0, 4)); // a new instance
+    check(&mut client, numbered(0, 4), (47, -1)); // the old one is fenced
+    drop((client, server));
+
+    // What the log knows of a producer outlives a restart.
+    let server = Server::start(directory.path());
+    let mut client = Client::connect(&server);
+    check(&mut client, numbered(1, 0), (0, 4));
+    check(&mut client, numbered(1, 2), (0, 6));
+    let next = client.call(4, &request).producer_id.0;
+    assert!(!ids.contains(&next), "a number is never given twice");
 }
 
 #[test]
