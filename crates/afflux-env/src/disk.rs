@@ -63,6 +63,9 @@ pub trait File: Send + Sync {
         }
         Ok(())
     }
+    /// Tells that these bytes will be read soon, so that the system may read them at once. Only a
+    /// hint: it changes nothing else.
+    fn will_read(&self, _position: u64, _bytes: u64) {}
     /// Makes all written bytes durable (`fdatasync`).
     fn sync_data(&self) -> io::Result<()>;
     /// Cuts or grows the file.

@@ -2,8 +2,11 @@
 //!
 //! 1. Under the sequencer's lock the index is asked and what is hot is taken, shared. For the
 //!    rest only files and places are noted.
-//! 2. Without the lock, what lies near each other on disk is read at once. Every batch read from
-//!    disk is checked: its offset, its checksum.
+//! 2. Without the lock, the system is told of the stretch of a file in which the batches lie, if
+//!    enough of it is wanted: batches of one partition lie scattered between those of others, and
+//!    many small reads of what is not in memory would take a disk's round trip each. What lies
+//!    near each other is read at once. Every batch read from disk is checked: its offset, its
+//!    checksum.
 //!
 //! Entries of sealed files come from their index file, through a small cache; such a read ends
 //! with the file, and the next one goes on behind it.
@@ -27,6 +30,10 @@ use crate::{
 const GAP_BYTES_MAX: u64 = 16 << 10;
 /// The most that one call reads, unless one batch is larger.
 const SPAN_BYTES_MAX: u64 = 1 << 20;
+
+/// A stretch is announced if at least one byte in so many of it is wanted. What is read for the
+/// others stays in memory for the readers of other partitions, who come the same way.
+const SPARSE_MAX: u64 = 64;
 
 /// Bytes of a batch, or where they are.
 #[derive(Debug, Clone)]
@@ -73,6 +80,7 @@ pub(crate) fn fetch(
     partition: &TopicPartition,
     wanted: &[Wanted],
 ) -> Result<Vec<Bytes>, ReadError> {
+    announce(wanted);
     let mut batches = Vec::with_capacity(wanted.len());
     let mut at = 0;
     while at < wanted.len() {
@@ -101,6 +109,31 @@ pub(crate) fn fetch(
         }
     }
     Ok(batches)
+}
+
+/// Tells the system what will be read, unless it is read with one call anyway.
+fn announce(wanted: &[Wanted]) {
+    let on_disk = wanted.iter().filter_map(|wanted| match &wanted.sources[..] {
+        [Source::Disk(file, at, bytes)] => Some((file, *at, u64::from(*bytes))),
+        _ => None,
+    });
+    let mut stretch: Option<(&Arc<JournalFile>, u64, u64, u64)> = None;
+    for (file, at, bytes) in on_disk {
+        // A read ends with the file that it began in; only a live index spans two.
+        stretch = match stretch {
+            Some((same, from, _, sum)) if same.base == file.base => {
+                Some((same, from, at + bytes, sum + bytes))
+            }
+            Some(other) => Some(other),
+            None => Some((file, at, at + bytes, bytes)),
+        };
+    }
+    if let Some((file, from, to, bytes)) = stretch
+        && to - from > bytes
+        && to - from <= bytes * SPARSE_MAX
+    {
+        file.will_read(from, to - from);
+    }
 }
 
 /// How many of the wanted batches can be read at once with the first.

@@ -109,6 +109,17 @@ impl File for RealFile {
         Ok(())
     }
 
+    fn will_read(&self, position: u64, bytes: u64) {
+        #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+        {
+            let bytes = std::num::NonZeroU64::new(bytes);
+            // A hint that is refused is no loss.
+            let _ = rustix::fs::fadvise(&self.0, position, bytes, rustix::fs::Advice::WillNeed);
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+        let _ = (position, bytes);
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }

@@ -186,6 +186,11 @@ impl JournalFile {
         self.file.read_exact_at(buf, position - self.base)
     }
 
+    /// Tells that these bytes will be read soon.
+    pub(crate) fn will_read(&self, position: u64, bytes: u64) {
+        self.file.will_read(position - self.base, bytes);
+    }
+
     /// Writes at a journal position.
     pub(crate) fn write(&self, bufs: &[&[u8]], position: u64) -> io::Result<()> {
         self.file.write_all_vectored_at(bufs, position - self.base)
