@@ -22,7 +22,7 @@ use std::{
     sync::Arc,
 };
 
-use afflux_plan::{Column, Operator, OperatorKind, Plan};
+use afflux_plan::{Column, Expr, Operator, OperatorKind, Plan};
 use afflux_record::changelog::{self, Changes, TableDelta};
 use afflux_state::{DeltaBuilder, Reader, StateError};
 use afflux_types::{ObjectId, OperatorId, TableId, Timestamp};
@@ -436,59 +436,17 @@ fn node(
     let input = inputs.first().map(|&input| nodes[input].schema.clone());
     let input = input.unwrap_or_else(|| schema.clone());
     let append_only = inputs.iter().all(|&input| nodes[input].append_only);
-    let table = |object: &ObjectId| tables.get(object).ok_or(BuildError::MissingTable(*object));
-    let timeless = |expr: &afflux_plan::Expr| {
-        if !append_only && expression::reads_clock(expr) {
-            let reason = "now() over rows that may be taken back later".to_owned();
-            return Err(BuildError::Unsupported { operator: id, reason });
+    let context =
+        Context { operator, upstream, input, append_only, schema: schema.clone(), tables, clock };
+    if operator.kind == OperatorKind::Union {
+        let types = |schema: &SchemaRef| {
+            schema.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>()
+        };
+        if inputs.iter().any(|&input| types(&nodes[input].schema) != types(&schema)) {
+            return Err(broken("its inputs have other columns"));
         }
-        Ok(())
-    };
-    let step = match &operator.kind {
-        OperatorKind::Source { .. } | OperatorKind::View { .. } => Step::Pass,
-        OperatorKind::Union => {
-            let types = |schema: &SchemaRef| {
-                schema.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>()
-            };
-            if inputs.iter().any(|&input| types(&nodes[input].schema) != types(&schema)) {
-                return Err(broken("its inputs have other columns"));
-            }
-            Step::Pass
-        }
-        OperatorKind::Table { object } => {
-            let rows = Changes::additions(table(object)?.clone());
-            let rows = rewrap(id, rows, &schema).map_err(|error| broken(&error.to_string()))?;
-            Step::Table(rows.batch)
-        }
-        OperatorKind::Filter { predicate } => {
-            timeless(predicate)?;
-            Step::Filter(Filter::new(id, predicate, &input, schema.clone(), clock)?)
-        }
-        OperatorKind::Project { exprs } => {
-            exprs.iter().try_for_each(timeless)?;
-            Step::Project(Project::new(id, exprs, &input, schema.clone(), clock)?)
-        }
-        OperatorKind::Tumble { time, size_ms, offset_ms } => {
-            Step::Tumble(Tumble::new(id, *time, *size_ms, *offset_ms, upstream, schema.clone())?)
-        }
-        OperatorKind::Aggregate { group, aggregates, window_end, state } => {
-            Step::Aggregate(Box::new(Aggregation::new(&Spec {
-                operator: id,
-                group,
-                aggregates,
-                window_end: *window_end,
-                table: state.id,
-                layout: state.layout,
-                input: upstream,
-                append_only,
-                schema: schema.clone(),
-            })?))
-        }
-        OperatorKind::Lookup { table: object, on, kind } => {
-            let rows = table(object)?;
-            Step::Lookup(Box::new(Lookup::new(id, rows, on, *kind, upstream, schema.clone())?))
-        }
-    };
+    }
+    let step = context.step()?;
     let is_input = matches!(operator.kind, OperatorKind::Source { .. } | OperatorKind::View { .. });
     Ok(Node {
         id,
@@ -500,4 +458,103 @@ fn node(
         is_input,
         watermark: Timestamp::MIN,
     })
+}
+
+/// What an operator is built of.
+struct Context<'a> {
+    operator: &'a Operator,
+    /// The columns of the first input.
+    upstream: &'a [Column],
+    input: SchemaRef,
+    /// Whether all inputs are.
+    append_only: bool,
+    schema: SchemaRef,
+    tables: &'a HashMap<ObjectId, RecordBatch>,
+    clock: &'a Clock,
+}
+
+impl Context<'_> {
+    fn step(&self) -> Result<Step, BuildError> {
+        let id = self.operator.id;
+        Ok(match &self.operator.kind {
+            OperatorKind::Source { .. } | OperatorKind::View { .. } | OperatorKind::Union => {
+                Step::Pass
+            }
+            OperatorKind::Table { object } => {
+                let rows = Changes::additions(self.table(*object)?.clone());
+                let rows = rewrap(id, rows, &self.schema)
+                    .map_err(|error| self.broken(&error.to_string()))?;
+                Step::Table(rows.batch)
+            }
+            OperatorKind::Filter { predicate } => {
+                self.timeless(predicate)?;
+                Step::Filter(Filter::new(
+                    id,
+                    predicate,
+                    &self.input,
+                    self.schema.clone(),
+                    self.clock,
+                )?)
+            }
+            OperatorKind::Project { exprs } => {
+                exprs.iter().try_for_each(|expr| self.timeless(expr))?;
+                Step::Project(Project::new(
+                    id,
+                    exprs,
+                    &self.input,
+                    self.schema.clone(),
+                    self.clock,
+                )?)
+            }
+            OperatorKind::Tumble { time, size_ms, offset_ms } => Step::Tumble(Tumble::new(
+                id,
+                *time,
+                *size_ms,
+                *offset_ms,
+                self.upstream,
+                self.schema.clone(),
+            )?),
+            OperatorKind::Aggregate { group, aggregates, window_end, state } => {
+                Step::Aggregate(Box::new(Aggregation::new(&Spec {
+                    operator: id,
+                    group,
+                    aggregates,
+                    window_end: *window_end,
+                    table: state.id,
+                    layout: state.layout,
+                    input: self.upstream,
+                    append_only: self.append_only,
+                    schema: self.schema.clone(),
+                })?))
+            }
+            OperatorKind::Lookup { table: object, on, kind } => {
+                let rows = self.table(*object)?;
+                Step::Lookup(Box::new(Lookup::new(
+                    id,
+                    rows,
+                    on,
+                    *kind,
+                    self.upstream,
+                    self.schema.clone(),
+                )?))
+            }
+        })
+    }
+
+    fn table(&self, object: ObjectId) -> Result<&RecordBatch, BuildError> {
+        self.tables.get(&object).ok_or(BuildError::MissingTable(object))
+    }
+
+    fn broken(&self, reason: &str) -> BuildError {
+        BuildError::Broken { operator: self.operator.id, reason: reason.to_owned() }
+    }
+
+    /// A row that is taken back has to be computed as it was when it was added.
+    fn timeless(&self, expr: &Expr) -> Result<(), BuildError> {
+        if self.append_only || !expression::reads_clock(expr) {
+            return Ok(());
+        }
+        let reason = "now() over rows that may be taken back later".to_owned();
+        Err(BuildError::Unsupported { operator: self.operator.id, reason })
+    }
 }

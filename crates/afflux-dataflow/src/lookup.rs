@@ -53,7 +53,7 @@ impl Lookup {
         }
         for &(left, right) in on {
             let left = input.get(left).map(|column| &column.column_type.0);
-            let right = table.columns().get(right).map(|column| column.data_type());
+            let right = table.columns().get(right).map(Array::data_type);
             if left.is_none() || left != right {
                 return Err(broken(format!("it compares {left:?} with {right:?}")));
             }
@@ -132,7 +132,7 @@ fn probe(
         return Ok(vec![slot; length]);
     }
     let rows = converter.convert_columns(keys)?;
-    let nulls: Vec<_> = keys.iter().filter_map(|key| key.logical_nulls()).collect();
+    let nulls: Vec<_> = keys.iter().filter_map(Array::logical_nulls).collect();
     let slot = |row: usize| {
         let null = nulls.iter().any(|nulls| nulls.is_null(row));
         if null { None } else { slot_of(rows.row(row).data()) }

@@ -186,12 +186,11 @@ impl Decoder {
                     return Err(Failure::Twice(column));
                 }
                 Some(column) => {
-                    self.builders[column].push(cursor, &mut self.scratch).map_err(|fault| {
-                        match fault {
-                            Fault::Syntax(error) => Failure::Syntax(error),
-                            fault => Failure::Field(column, fault),
-                        }
-                    })?
+                    let pushed = self.builders[column].push(cursor, &mut self.scratch);
+                    pushed.map_err(|fault| match fault {
+                        Fault::Syntax(error) => Failure::Syntax(error),
+                        fault => Failure::Field(column, fault),
+                    })?;
                 }
             }
             if cursor.take(b'}') {

@@ -41,6 +41,9 @@ impl Rows<'_> {
     }
 }
 
+/// Takes `(slot, name, value)` of an entry.
+pub(super) type WriteEntry<'a> = dyn FnMut(u32, &[u8], Option<i64>) + 'a;
+
 /// One aggregate over all groups. A slot that is cleared, or new, is that of an empty group.
 ///
 /// Contract, held by the restart test: what [`Self::write`] and [`Self::write_entries`] wrote,
@@ -72,7 +75,7 @@ pub(super) trait Accumulator: std::fmt::Debug + Send {
 
     /// Gives `entry(slot, name, value)` for entries beside the group's own that changed since the
     /// last call; no value: deleted.
-    fn write_entries(&mut self, _entry: &mut dyn FnMut(u32, &[u8], Option<i64>)) {}
+    fn write_entries(&mut self, _entry: &mut WriteEntry<'_>) {}
 
     /// Gives `entry(name, value)` for all entries of a slot beside the group's own.
     fn entries(&self, _slot: u32, _entry: &mut dyn FnMut(&[u8], i64)) {}
@@ -94,7 +97,10 @@ pub(super) fn build(
     let returns = &call.returns.0;
     let unsupported = || BuildError::Unsupported {
         operator,
-        reason: format!("{} of {argument:?} as {returns}", name(call.function)),
+        reason: match argument {
+            Some(argument) => format!("{} of {argument} as {returns}", name(call.function)),
+            None => format!("{} without an argument as {returns}", name(call.function)),
+        },
     };
     match (call.function, argument) {
         (AggregateFunction::Count, _) if *returns == DataType::Int64 => {

@@ -8,7 +8,10 @@
 //! with their multiplicities, in order; each key is a state entry of its own, so that an epoch
 //! writes the keys that it changed and not the whole group.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use afflux_state::{Reader, StateError};
 use afflux_types::OperatorId;
@@ -19,7 +22,7 @@ use arrow::{
     row::{RowConverter, SortField},
 };
 
-use super::accumulator::{Accumulator, Rows};
+use super::accumulator::{Accumulator, Rows, WriteEntry};
 use crate::{DataflowError, error::internal};
 
 /// The accumulator for an argument's type, if there is one.
@@ -31,7 +34,7 @@ pub(super) fn build(
 ) -> Option<Box<dyn Accumulator>> {
     fn of<K: Keys + 'static>(keys: K, max: bool, append_only: bool) -> Box<dyn Accumulator> {
         if append_only {
-            Box::new(Best { keys, max, best: Vec::new() })
+            Box::new(Best { keys, max, found: Vec::new() })
         } else {
             Box::new(Multiset { keys, max, counts: Vec::new(), dirty: BTreeMap::new() })
         }
@@ -151,8 +154,8 @@ impl Keys for Fixed {
         &self,
         keys: impl Iterator<Item = Option<&'a i64>>,
     ) -> Result<ArrayRef, DataflowError> {
-        let keys: Vec<Option<i64>> = keys.map(|key| key.copied()).collect();
-        let nulls = NullBuffer::from_iter(keys.iter().map(Option::is_some));
+        let keys: Vec<Option<i64>> = keys.map(Option::<&i64>::copied).collect();
+        let nulls: NullBuffer = keys.iter().map(Option::is_some).collect();
         let bits = keys.iter().map(|key| key.map_or(0, |key| Self::turn(self.order, key)));
         let values: Buffer = match (self.data_type.primitive_width(), self.order) {
             (Some(1), _) => bits.map(|bits| bits as u8).collect(),
@@ -221,18 +224,18 @@ impl Keys for Bytes {
 struct Best<K: Keys> {
     keys: K,
     max: bool,
-    best: Vec<Option<K::Key>>,
+    found: Vec<Option<K::Key>>,
 }
 
 impl<K: Keys> Accumulator for Best<K> {
     fn grow(&mut self, slots: usize) {
-        self.best.resize(slots, None);
+        self.found.resize(slots, None);
     }
 
     fn update(&mut self, rows: &Rows<'_>) {
-        let (best, max) = (&mut self.best, self.max);
+        let (found, max) = (&mut self.found, self.max);
         self.keys.each(rows.argument.expect("it has an argument"), rows, |slot, _, key| {
-            match &mut best[slot] {
+            match &mut found[slot] {
                 Some(best) if if max { key <= best } else { key >= best } => {}
                 place => *place = Some(key.clone()),
             }
@@ -240,15 +243,15 @@ impl<K: Keys> Accumulator for Best<K> {
     }
 
     fn results(&self, slots: &[u32]) -> Result<ArrayRef, DataflowError> {
-        self.keys.array(slots.iter().map(|&slot| self.best[slot as usize].as_ref()))
+        self.keys.array(slots.iter().map(|&slot| self.found[slot as usize].as_ref()))
     }
 
     fn clear(&mut self, slot: u32) {
-        self.best[slot as usize] = None;
+        self.found[slot as usize] = None;
     }
 
     fn write(&self, slot: u32, out: &mut Vec<u8>) {
-        let Some(key) = &self.best[slot as usize] else {
+        let Some(key) = &self.found[slot as usize] else {
             out.extend_from_slice(&u32::MAX.to_le_bytes());
             return;
         };
@@ -261,7 +264,7 @@ impl<K: Keys> Accumulator for Best<K> {
 
     fn read(&mut self, slot: u32, input: &mut Reader<'_>) -> Result<(), StateError> {
         let length = input.u32()?;
-        self.best[slot as usize] = if length == u32::MAX {
+        self.found[slot as usize] = if length == u32::MAX {
             None
         } else {
             let key = self.keys.read(input.bytes(length as usize)?);
@@ -279,7 +282,7 @@ struct Multiset<K: Keys> {
     /// Without zeros.
     counts: Vec<BTreeMap<K::Key, i64>>,
     /// What changed since it was last written.
-    dirty: BTreeMap<u32, BTreeMap<K::Key, ()>>,
+    dirty: BTreeMap<u32, BTreeSet<K::Key>>,
 }
 
 impl<K: Keys> Accumulator for Multiset<K> {
@@ -295,7 +298,7 @@ impl<K: Keys> Accumulator for Multiset<K> {
             if *count == 0 {
                 counts[slot].remove(key);
             }
-            dirty.entry(slot as u32).or_default().insert(key.clone(), ());
+            dirty.entry(slot as u32).or_default().insert(key.clone());
         });
     }
 
@@ -318,10 +321,10 @@ impl<K: Keys> Accumulator for Multiset<K> {
         Ok(())
     }
 
-    fn write_entries(&mut self, entry: &mut dyn FnMut(u32, &[u8], Option<i64>)) {
+    fn write_entries(&mut self, entry: &mut WriteEntry<'_>) {
         let mut name = Vec::new();
         for (slot, keys) in std::mem::take(&mut self.dirty) {
-            for key in keys.keys() {
+            for key in &keys {
                 name.clear();
                 K::write(key, &mut name);
                 entry(slot, &name, self.counts[slot as usize].get(key).copied());

@@ -1,5 +1,6 @@
 //! The dataflow from outside: cases, and random graphs against a naive reference.
 
+mod cases;
 mod properties;
 mod reference;
 mod rows;

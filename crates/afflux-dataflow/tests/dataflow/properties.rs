@@ -109,7 +109,9 @@ fn check_against_reference(plan: &Plan, script: &Script) {
                 assert!(negative.is_sorted_by(|a, b| a >= b), "taken away first: {changes:?}");
             }
             assert!(!set.is_empty());
-            set.into_iter().for_each(|(row, weight)| add(&mut view, row, weight));
+            for (row, weight) in set {
+                add(&mut view, row, weight);
+            }
         }
         assert_eq!(view, expected, "after watermark {}", epoch.1);
     }

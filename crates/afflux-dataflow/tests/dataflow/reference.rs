@@ -36,14 +36,7 @@ impl Reference {
     pub(crate) fn epoch(&mut self, input: &ZSet, watermark: i64) -> ZSet {
         let mut output = ZSet::new();
         for operator in &self.plan.operators.clone() {
-            let before = self.totals.get(&operator.inputs.first().copied().unwrap_or(operator.id));
-            let before = before.cloned().unwrap_or_default();
             output = self.total(operator, input);
-            if !matches!(operator.kind, OperatorKind::Aggregate { .. }) {
-                self.totals.insert(operator.id, output.clone());
-                continue;
-            }
-            let _ = before;
             self.totals.insert(operator.id, output.clone());
         }
         for operator in &self.plan.operators {
@@ -70,7 +63,9 @@ impl Reference {
             }
             OperatorKind::Union => {
                 for index in 0..operator.inputs.len() {
-                    of(index).into_iter().for_each(|(row, weight)| add(&mut total, row, weight));
+                    for (row, weight) in of(index) {
+                        add(&mut total, row, weight);
+                    }
                 }
             }
             OperatorKind::Filter { predicate } => {
@@ -197,9 +192,9 @@ fn aggregate(call: &AggregateCall, rows: &[(&Row, i64)]) -> Value {
                     Value::Int(sum)
                 };
             }
-            let float = |value: &Option<&Value>| value.unwrap().as_float().unwrap();
+            let float = |value: Option<&Value>| value.unwrap().as_float().unwrap();
             let sum: f64 =
-                weighted.iter().map(|(value, weight)| float(value) * *weight as f64).sum();
+                weighted.iter().map(|(value, weight)| float(*value) * *weight as f64).sum();
             // As additions in any order of numbers that are not -0.0 give it.
             let sum = if sum == 0.0 { 0.0 } else { sum };
             Value::float(if mean { sum / count as f64 } else { sum })
