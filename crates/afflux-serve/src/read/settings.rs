@@ -101,6 +101,13 @@ impl Settings {
 
     /// Sets a parameter. Names with a dot, as extensions have, are kept whatever they are.
     pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), QueryError> {
+        let (name, value) = match (name, value.split_at_checked(4)) {
+            // `SET TIME ZONE 'UTC'`, the standard's words for it.
+            ("time", Some((zone, value))) if zone.eq_ignore_ascii_case("zone") => {
+                ("timezone", value.trim_matches([' ', '\'', '"']))
+            }
+            _ => (name, value),
+        };
         let value = if value.eq_ignore_ascii_case("default") {
             DEFAULTS.iter().find(|(known, ..)| *known == name).map_or("", |(_, value, _)| *value)
         } else {
@@ -118,7 +125,7 @@ impl Settings {
                 .with_sqlstate("22023")
                 .with_hint("Afflux speaks UTF8 alone"));
             }
-            "timezone" | "time zone" if !is_utc(value) => {
+            "timezone" if !is_utc(value) => {
                 return Err(QueryError::unsupported("times are given in UTC")
                     .with_hint("convert them where they are shown"));
             }
@@ -137,7 +144,7 @@ impl Settings {
             }
             "application_name" | "session_authorization" => {}
             name if name.contains('.') || self.values.contains_key(name) => {}
-            "names" | "time zone" | "transaction" | "session characteristics" | "role" => {}
+            "names" | "transaction" | "characteristics" | "session characteristics" | "role" => {}
             unknown => {
                 return Err(QueryError::invalid(format!("there is no parameter \"{unknown}\""))
                     .with_sqlstate("42704")
@@ -234,11 +241,24 @@ mod tests {
         check("client_encoding", "latin1", Some("22023"));
         check("timezone", "UTC", None);
         check("timezone", "Europe/Paris", Some("0A000"));
+        check("characteristics", "AS TRANSACTION READ ONLY", None);
         check("statement_timeout", "5s", None);
         check("statement_timeout", "soon", Some("22023"));
         check("server_version", "99", Some("55P02"));
         check("jit", "off", Some("42704"));
         check("myapp.user", "7", None);
+    }
+
+    #[test]
+    fn the_time_zone_has_two_names() {
+        let check = |value: &str, sqlstate: Option<&str>| {
+            let outcome = Settings::new(None).set("time", value);
+            assert_eq!(outcome.err().map(|error| error.sqlstate), sqlstate, "{value}");
+        };
+        check("ZONE 'UTC'", None);
+        check("zone UTC", None);
+        check("ZONE 'Europe/Paris'", Some("0A000"));
+        check("é", Some("42704"));
     }
 
     #[test]
