@@ -132,6 +132,12 @@ impl Catalog {
 
     /// A change from a record's value.
     pub fn decode(bytes: &[u8]) -> Result<Change, CatalogError> {
-        serde_json::from_slice(bytes).map_err(|error| CatalogError::Unreadable(error.to_string()))
+        let unreadable = |error: serde_json::Error| CatalogError::Unreadable(error.to_string());
+        // A plan nests deeper than serde_json's limit, which is for strangers' input.
+        let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+        deserializer.disable_recursion_limit();
+        let change = Change::deserialize(&mut deserializer).map_err(unreadable)?;
+        deserializer.end().map_err(unreadable)?;
+        Ok(change)
     }
 }

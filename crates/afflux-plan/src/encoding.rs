@@ -1,8 +1,11 @@
 //! Plans as versioned JSON, and back with every reference checked.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-use crate::Plan;
+use afflux_types::OperatorId;
+use serde::Deserialize;
+
+use crate::{Expr, Operator, OperatorKind, Plan};
 
 /// Bytes that are not a plan this build can run.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +32,7 @@ pub fn encode(plan: &Plan) -> Vec<u8> {
 
 /// A plan from its bytes, checked.
 pub fn decode(bytes: &[u8]) -> Result<Plan, PlanError> {
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     struct Head {
         version: u16,
     }
@@ -37,7 +40,11 @@ pub fn decode(bytes: &[u8]) -> Result<Plan, PlanError> {
     if head.version == 0 || head.version > Plan::VERSION {
         return Err(PlanError::Version { found: head.version });
     }
-    let plan: Plan = serde_json::from_slice(bytes)?;
+    // An expression nests as deep as the query's, which the dialect bounds.
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    deserializer.disable_recursion_limit();
+    let plan = Plan::deserialize(&mut deserializer)?;
+    deserializer.end()?;
     check(&plan)?;
     Ok(plan)
 }
@@ -46,15 +53,18 @@ fn check(plan: &Plan) -> Result<(), PlanError> {
     if plan.operators.is_empty() {
         return Err(PlanError::Graph("it has no operator".to_owned()));
     }
-    let mut seen = HashSet::new();
+    let mut seen: HashMap<OperatorId, &Operator> = HashMap::new();
     for operator in &plan.operators {
-        if let Some(input) = operator.inputs.iter().find(|input| !seen.contains(*input)) {
-            return Err(PlanError::Graph(format!(
-                "operator {} reads {input}, which is not before it",
-                operator.id
-            )));
+        let inputs: Option<Vec<_>> =
+            operator.inputs.iter().map(|input| seen.get(input).copied()).collect();
+        let fault = match inputs {
+            None => Some("it reads an operator that is not before it"),
+            Some(inputs) => fault(operator, &inputs),
+        };
+        if let Some(fault) = fault {
+            return Err(PlanError::Graph(format!("operator {}: {fault}", operator.id)));
         }
-        if !seen.insert(operator.id) {
+        if seen.insert(operator.id, operator).is_some() {
             return Err(PlanError::Graph(format!("operator {} occurs twice", operator.id)));
         }
     }
@@ -63,4 +73,53 @@ fn check(plan: &Plan) -> Result<(), PlanError> {
         return Err(PlanError::Graph("the key names a column that is not there".to_owned()));
     }
     Ok(())
+}
+
+/// What is wrong with an operator's shape: inputs, widths, and columns that are named.
+fn fault(operator: &Operator, inputs: &[&Operator]) -> Option<&'static str> {
+    let output = operator.columns.len();
+    let input = inputs.first().map_or(0, |input| input.columns.len());
+    let inputs_are_right = match &operator.kind {
+        OperatorKind::Source { .. } | OperatorKind::View { .. } | OperatorKind::Table { .. } => {
+            inputs.is_empty()
+        }
+        OperatorKind::Union => {
+            !inputs.is_empty() && inputs.iter().all(|input| input.columns.len() == output)
+        }
+        _ => inputs.len() == 1,
+    };
+    if !inputs_are_right {
+        return Some("it has the wrong inputs");
+    }
+    let there = |expr: &Expr| {
+        let mut there = true;
+        expr.visit(&mut |part| {
+            there &= !matches!(part, Expr::Column(column) if *column >= input);
+        });
+        there
+    };
+    let (width, named) = match &operator.kind {
+        OperatorKind::Source { columns, .. } => (columns.len(), true),
+        OperatorKind::View { .. } | OperatorKind::Table { .. } | OperatorKind::Union => {
+            (output, true)
+        }
+        OperatorKind::Filter { predicate } => (input, there(predicate)),
+        OperatorKind::Project { exprs } => (exprs.len(), exprs.iter().all(there)),
+        OperatorKind::Tumble { time, size_ms, .. } => (input + 3, *time < input && *size_ms > 0),
+        OperatorKind::Aggregate { group, aggregates, window_end, .. } => {
+            let of_calls =
+                aggregates.iter().flat_map(|call| [call.argument, call.filter]).flatten();
+            let mut columns = group.iter().copied().chain(of_calls).chain(*window_end);
+            (group.len() + aggregates.len(), columns.all(|column| column < input))
+        }
+        OperatorKind::Lookup { on, .. } => {
+            let table = output.saturating_sub(input);
+            let named = on.iter().all(|(ours, theirs)| *ours < input && *theirs < table);
+            (output.max(input), named)
+        }
+    };
+    if width != output {
+        return Some("it has the wrong number of columns");
+    }
+    (!named).then_some("it names a column that is not there")
 }

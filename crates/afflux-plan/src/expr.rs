@@ -82,6 +82,48 @@ pub enum Expr {
     },
 }
 
+impl Expr {
+    /// Shows the expression and everything in it, outermost first.
+    pub fn visit(&self, see: &mut impl FnMut(&Self)) {
+        see(self);
+        match self {
+            Self::Column(_) | Self::Literal(_) | Self::Now => {}
+            Self::Cast { expr, .. } | Self::Unary { expr, .. } => expr.visit(see),
+            Self::Binary { left, right, .. } => {
+                left.visit(see);
+                right.visit(see);
+            }
+            Self::Like { expr, pattern, .. } => {
+                expr.visit(see);
+                pattern.visit(see);
+            }
+            Self::InList { expr, list, .. } => {
+                expr.visit(see);
+                for item in list {
+                    item.visit(see);
+                }
+            }
+            Self::Case { operand, branches, otherwise } => {
+                if let Some(operand) = operand {
+                    operand.visit(see);
+                }
+                for (when, then) in branches {
+                    when.visit(see);
+                    then.visit(see);
+                }
+                if let Some(otherwise) = otherwise {
+                    otherwise.visit(see);
+                }
+            }
+            Self::Call { arguments, .. } => {
+                for argument in arguments {
+                    argument.visit(see);
+                }
+            }
+        }
+    }
+}
+
 /// A constant: its type, and its value as text that Arrow casts to that type. Intervals, which
 /// have no such text, are `months days nanoseconds`. `None` is null.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

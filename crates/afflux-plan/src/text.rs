@@ -6,6 +6,7 @@
 use std::fmt::{self, Write};
 
 use afflux_types::{ObjectId, OperatorId};
+use arrow::datatypes::DataType;
 
 use crate::{
     AggregateCall, AggregateFunction, BinaryOperator, Column, Expr, JoinKind, Operator,
@@ -147,11 +148,34 @@ fn typed(columns: &[Column]) -> String {
 }
 
 fn duration(millis: i64) -> String {
+    if millis == 0 {
+        return "0 s".to_owned();
+    }
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s")];
     match units.into_iter().find(|(unit, _)| millis % unit == 0) {
         Some((unit, name)) => format!("{} {name}", millis / unit),
         None => format!("{millis} ms"),
     }
+}
+
+/// `months days nanoseconds` in words.
+fn interval(value: &str) -> String {
+    let parts: Vec<i64> = value.split(' ').filter_map(|part| part.parse().ok()).collect();
+    let [months, days, nanos] = parts[..] else { return value.to_owned() };
+    let mut words = Vec::new();
+    if months != 0 {
+        words.push(format!("{months} months"));
+    }
+    if days != 0 {
+        words.push(format!("{days} d"));
+    }
+    if nanos != 0 || words.is_empty() {
+        words.push(match nanos % 1_000_000 {
+            0 => duration(nanos / 1_000_000),
+            _ => format!("{nanos} ns"),
+        });
+    }
+    words.join(" ")
 }
 
 struct Call<'a> {
@@ -202,6 +226,12 @@ impl fmt::Display for Shown<'_> {
             Expr::Literal(scalar) => match &scalar.value {
                 None => f.write_str("NULL"),
                 Some(value) if scalar.scalar_type.0.is_numeric() => f.write_str(value),
+                Some(value) if matches!(scalar.scalar_type.0, DataType::Boolean) => {
+                    f.write_str(value)
+                }
+                Some(value) if matches!(scalar.scalar_type.0, DataType::Interval(_)) => {
+                    write!(f, "INTERVAL '{}'", interval(value))
+                }
                 Some(value) => write!(f, "'{}'", value.replace('\'', "''")),
             },
             Expr::Now => f.write_str("now()"),

@@ -8,10 +8,10 @@ use std::{
 use afflux_catalog::{Catalog, Object};
 use afflux_plan::Column;
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
-use datafusion::execution::SessionStateDefaults;
 use datafusion::{
     common::{DataFusionError, Result, TableReference, config::ConfigOptions},
     datasource::TableType,
+    execution::SessionStateDefaults,
     functions, functions_aggregate, functions_window,
     logical_expr::{
         AggregateUDF, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF,
@@ -57,7 +57,11 @@ struct Functions {
 }
 
 static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| Functions {
-    scalar: by_name(functions::all_default_functions(), |f| (f.name(), f.aliases())),
+    scalar: by_name(
+        // version() is DataFusion's, which says nothing to whoever asks.
+        functions::all_default_functions().into_iter().filter(|f| f.name() != "version").collect(),
+        |f| (f.name(), f.aliases()),
+    ),
     aggregate: by_name(functions_aggregate::all_default_aggregate_functions(), |f| {
         (f.name(), f.aliases())
     }),
@@ -77,6 +81,12 @@ fn by_name<T>(
         }
     }
     map
+}
+
+/// The function that a wrong name is most like.
+pub(crate) fn nearest_function(name: &str) -> Option<&'static str> {
+    let aggregates = ["count", "sum", "avg", "min", "max"];
+    nearest(name, FUNCTIONS.scalar.keys().map(String::as_str).chain(aggregates))
 }
 
 /// One planning over one catalog.

@@ -160,11 +160,11 @@ fn definition(items: Items, options: &Options) -> Result<Source, SqlError> {
         Some(text) => duration_ms(text).map_err(|e| e.at(options.position("idle_timeout")))? as u64,
     };
     let watermark =
-        items.watermark.map(|clause| resolve_watermark(&items.columns, clause)).transpose()?;
+        items.watermark.map(|clause| resolve_watermark(&items.columns, &clause)).transpose()?;
     Ok(Source { topic, format, columns: items.columns, watermark, start, idle_timeout_ms, late })
 }
 
-fn resolve_watermark(columns: &[Column], clause: WatermarkClause) -> Result<Watermark, SqlError> {
+fn resolve_watermark(columns: &[Column], clause: &WatermarkClause) -> Result<Watermark, SqlError> {
     let Some(column) = columns.iter().position(|column| column.name == clause.column) else {
         let error = SqlError::invalid(
             sqlstate::UNDEFINED_COLUMN,
@@ -297,7 +297,10 @@ fn table(cursor: &mut Cursor<'_>) -> Result<Statement, SqlError> {
     let mut options = Options::default();
     if cursor.take(&["from"]) {
         let at = cursor.position();
-        let path = cursor.with(Parser::parse_literal_string)?;
+        let Token::SingleQuotedString(path) = cursor.next().clone() else {
+            return Err(cursor.expected("a file's path in single quotes"));
+        };
+        cursor.skip();
         options.insert(TABLE_OPTIONS, "path", path, at)?;
     }
     if cursor.peek(&["as"]) {
@@ -361,23 +364,19 @@ fn with(cursor: &mut Cursor<'_>, specs: &'static [OptionSpec]) -> Result<Options
     cursor.expect_token(&Token::LParen)?;
     loop {
         let at = cursor.position();
-        let name = match cursor.next().clone() {
-            Token::SingleQuotedString(name) => {
-                cursor.skip();
-                name
+        let name = if let Token::SingleQuotedString(name) = cursor.next().clone() {
+            cursor.skip();
+            name
+        } else {
+            let mut name = cursor.identifier()?;
+            while cursor.take_token(&Token::Period) {
+                name = format!("{name}.{}", cursor.identifier()?);
             }
-            _ => {
-                let mut name = cursor.identifier()?;
-                while cursor.take_token(&Token::Period) {
-                    name = format!("{name}.{}", cursor.identifier()?);
-                }
-                name
-            }
+            name
         };
         cursor.expect_token(&Token::Eq)?;
         let value = match cursor.next().clone() {
-            Token::SingleQuotedString(text) => text,
-            Token::Number(text, _) => text,
+            Token::SingleQuotedString(text) | Token::Number(text, _) => text,
             Token::Word(word) if word.quote_style.is_none() => word.value,
             _ => return Err(cursor.expected("a value in single quotes")),
         };

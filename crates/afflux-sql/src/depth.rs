@@ -1,87 +1,113 @@
 //! How deep a statement's tree can be at most, told from its tokens.
 //!
-//! The parser bounds nesting by brackets. A chain (`1 + 1 + …`, `a OR b OR …`, `SELECT … UNION
-//! SELECT …`, `FROM a, b, …`) nests without any: its tree is as deep as it is long. Whoever walks
-//! the tree, or just drops it, recurses as deep; so a chain's length is bounded before there is
-//! a tree.
-//!
-//! 1. Each bracket opens a level; what counts is the sum over the levels that are open.
-//! 2. In a level, operators count until a comma ends the chain; joins and set operations count to
-//!    the end of the level, and so do the commas of a FROM.
+//! A chain (`1 + 1 + …`, `a OR b OR …`, `SELECT … UNION SELECT …`, `FROM a, b, …`) nests without
+//! any bracket: its tree is as deep as it is long. Whoever walks the tree, or just drops it,
+//! recurses as deep; so it is bounded before there is a tree.
 
-use datafusion::sql::sqlparser::{
-    keywords::Keyword,
-    tokenizer::{Token, TokenWithSpan},
-};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
+/// One pair of parentheses or `CASE … END`, while its tokens pass.
 #[derive(Default)]
 struct Level {
-    operators: usize,
-    relations: usize,
+    /// `AND` and `OR` since the last comma.
+    chain: usize,
+    /// Other operators since the last of those.
+    term: usize,
+    /// Whether a comma joins tables.
     in_from: bool,
 }
 
-/// The longest path that the statement's tree can have, in operators.
-pub(crate) fn depth<'a>(tokens: impl IntoIterator<Item = &'a TokenWithSpan>) -> usize {
+/// How deep the syntax tree of some tokens will be, at most and about: what nests, plus what
+/// chains within it, plus what joins and unites relations.
+pub(crate) fn depth(tokens: &[TokenWithSpan]) -> usize {
     let mut levels = vec![Level::default()];
-    let mut deepest = 0;
+    let mut outer = 0;
+    let (mut deepest, mut relations) = (0, 0);
     for token in tokens {
+        let level = levels.last_mut().expect("the outermost level stays");
         match &token.token {
-            Token::LParen | Token::LBracket | Token::LBrace => levels.push(Level::default()),
-            Token::RParen | Token::RBracket | Token::RBrace if levels.len() > 1 => {
-                levels.pop();
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                outer += level.chain + level.term + 1;
+                levels.push(Level::default());
             }
-            token => {
-                // The outermost level stays, whatever closes.
-                if let Some(level) = levels.last_mut() {
-                    level.count(token);
+            Token::RParen | Token::RBracket | Token::RBrace => leave(&mut levels, &mut outer),
+            Token::Comma => {
+                relations += usize::from(level.in_from);
+                (level.chain, level.term) = (0, 0);
+            }
+            Token::Word(word) if word.quote_style.is_none() => {
+                match word.value.to_ascii_uppercase().as_str() {
+                    "AND" | "OR" => {
+                        level.chain += 1;
+                        level.term = 0;
+                    }
+                    "NOT" | "IS" | "LIKE" | "ILIKE" | "IN" | "BETWEEN" | "COLLATE" | "AT"
+                    | "INTERVAL" => level.term += 1,
+                    "CASE" => {
+                        outer += level.chain + level.term + 1;
+                        levels.push(Level::default());
+                    }
+                    "END" => leave(&mut levels, &mut outer),
+                    "UNION" | "EXCEPT" | "INTERSECT" | "JOIN" => relations += 1,
+                    "FROM" => level.in_from = true,
+                    "SELECT" => {
+                        // A query within a query takes the stack of several operators.
+                        *level = Level::default();
+                        deepest = deepest.max(outer + 4 * levels.len());
+                    }
+                    "WHERE" | "GROUP" | "HAVING" | "ORDER" | "LIMIT" | "ON" => {
+                        *level = Level::default();
+                    }
+                    _ => {}
                 }
             }
-        }
-        let open = levels.iter().map(|level| level.operators + level.relations + 1).sum();
-        deepest = deepest.max(open);
-    }
-    deepest
-}
-
-impl Level {
-    fn count(&mut self, token: &Token) {
-        match token {
-            Token::Comma if self.in_from => self.relations += 1,
-            Token::Comma => self.operators = 0,
-            Token::Word(word) if word.quote_style.is_none() => self.count_word(word.keyword),
             Token::Word(_)
             | Token::Number(..)
             | Token::SingleQuotedString(_)
+            | Token::Period
             | Token::Placeholder(_) => {}
-            _ => self.operators += 1,
+            _ => level.term += 1,
         }
+        let here = levels.last().map_or(0, |level| level.chain + level.term);
+        deepest = deepest.max(outer + here);
     }
+    deepest + relations
+}
 
-    fn count_word(&mut self, keyword: Keyword) {
-        match keyword {
-            Keyword::FROM => self.in_from = true,
-            Keyword::WHERE | Keyword::GROUP | Keyword::ORDER | Keyword::HAVING => {
-                self.in_from = false;
+/// Leaves a level; what stood before it counts again.
+fn leave(levels: &mut Vec<Level>, outer: &mut usize) {
+    if levels.len() > 1 {
+        levels.pop();
+        let level = levels.last().expect("the outermost level stays");
+        *outer -= level.chain + level.term + 1;
+    }
+}
+
+/// How many parentheses may follow each other where a table is named.
+const TABLE_PARENTHESES_MAX: usize = 8;
+
+/// Whether tables stand in more parentheses than they need. sqlparser tries each of them twice,
+/// as a query and as a join: 2^n times.
+pub(crate) fn nests_tables(tokens: &[TokenWithSpan]) -> bool {
+    let mut run: Option<usize> = None;
+    for token in tokens {
+        run = match &token.token {
+            Token::Word(word)
+                if ["FROM", "JOIN", "LATERAL"]
+                    .iter()
+                    .any(|w| word.value.eq_ignore_ascii_case(w)) =>
+            {
+                Some(0)
             }
-            Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT => {
-                self.in_from = false;
-                self.operators = 0;
-                self.relations += 1;
-            }
-            Keyword::JOIN => self.relations += 1,
-            Keyword::AND
-            | Keyword::OR
-            | Keyword::NOT
-            | Keyword::IS
-            | Keyword::LIKE
-            | Keyword::ILIKE
-            | Keyword::BETWEEN
-            | Keyword::COLLATE
-            | Keyword::AT => self.operators += 1,
-            _ => {}
+            Token::Comma => Some(0),
+            Token::LParen => run.map(|run| run + 1),
+            _ => None,
+        };
+        if run > Some(TABLE_PARENTHESES_MAX) {
+            return true;
         }
     }
+    false
 }
 
 #[cfg(test)]
@@ -94,23 +120,18 @@ mod tests {
     fn chains_count_and_lists_do_not() {
         let check = |text: &str, expected: usize| {
             let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location();
-            let tokens: Vec<_> = tokens
-                .unwrap()
-                .into_iter()
-                .filter(|token| !matches!(token.token, Token::Whitespace(_)))
-                .collect();
+            let mut tokens = tokens.expect("tokens");
+            tokens.retain(|token| !matches!(token.token, Token::Whitespace(_)));
             assert_eq!(depth(&tokens), expected, "{text}");
         };
-        check("SELECT 1", 1);
-        check("SELECT 1 + 2 + 3", 3);
-        check("SELECT 1 + 2, 3 + 4, 5 + 6", 2);
-        check("SELECT x WHERE a IN (1, 2, 3)", 2);
-        check("SELECT 1 + (2 + (3 + 4))", 6);
-        check("SELECT (1 + 2), (3 + 4)", 3);
-        check("SELECT 1 FROM a, b, c", 3);
-        check("SELECT a, b FROM a JOIN b ON true JOIN c ON true", 3);
-        check("SELECT 1 UNION SELECT 2 UNION SELECT 3", 3);
-        check("SELECT x WHERE a = 1 AND b = 2", 4);
-        check(")))1 + 1", 5);
+        check("a", 0);
+        check("a + 2 + 3", 2);
+        check("a + 2, 3 + 4, 5 + 6", 1);
+        check("a + (2 + (3 + 4))", 5);
+        check("x WHERE a = 1 AND b = 2 AND c = 3", 3);
+        check("x FROM a, b, c", 2);
+        check("x FROM a JOIN b ON true JOIN c ON true", 2);
+        check("CASE WHEN a THEN CASE WHEN b THEN c END END", 2);
+        check(")))1 + 1", 1);
     }
 }

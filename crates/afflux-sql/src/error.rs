@@ -40,6 +40,7 @@ pub(crate) mod sqlstate {
     pub(crate) const INVALID_NAME: &str = "42602";
     pub(crate) const INVALID_PARAMETER: &str = "22023";
     pub(crate) const INVALID_TABLE: &str = "42P16";
+    pub(crate) const OUT_OF_MEMORY: &str = "53200";
     pub(crate) const STATEMENT_TOO_COMPLEX: &str = "54001";
     pub(crate) const SYNTAX: &str = "42601";
     pub(crate) const UNDEFINED_COLUMN: &str = "42703";
@@ -163,7 +164,7 @@ mod tests {
         let check = |name: &str, known: &[&str], expected: Option<&str>| {
             assert_eq!(nearest(name, known.iter().copied()), expected, "{name}");
         };
-        check("carier", &["carrier", "dest"], Some("carrier"));
+        check("carier", &["carrier", "dest"], Some("carrier")); // a typo on purpose
         check("Carrier", &["carrier"], Some("carrier"));
         check("tial", &["tail", "toll"], None);
         check("taill", &["tail", "toll"], Some("tail"));

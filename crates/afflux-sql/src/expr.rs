@@ -94,20 +94,18 @@ pub(crate) fn interval(millis: i64) -> Expr {
 
 /// Whether the value depends on when it is computed.
 pub(crate) fn has_now(expr: &Expr) -> bool {
-    match expr {
-        Expr::Now => true,
-        Expr::Column(_) | Expr::Literal(_) => false,
-        Expr::Cast { expr, .. } | Expr::Unary { expr, .. } => has_now(expr),
-        Expr::Binary { left, right, .. } => has_now(left) || has_now(right),
-        Expr::Like { expr, pattern, .. } => has_now(expr) || has_now(pattern),
-        Expr::InList { expr, list, .. } => has_now(expr) || list.iter().any(has_now),
-        Expr::Case { operand, branches, otherwise } => {
-            operand.as_deref().is_some_and(has_now)
-                || branches.iter().any(|(when, then)| has_now(when) || has_now(then))
-                || otherwise.as_deref().is_some_and(has_now)
+    let mut found = false;
+    expr.visit(&mut |part| found |= matches!(part, Expr::Now));
+    found
+}
+
+/// Counts how often each column is used.
+pub(crate) fn count_columns(expr: &Expr, uses: &mut [usize]) {
+    expr.visit(&mut |part| {
+        if let Expr::Column(column) = part {
+            uses[*column] += 1;
         }
-        Expr::Call { arguments, .. } => arguments.iter().any(has_now),
-    }
+    });
 }
 
 /// The expression with each column replaced.
@@ -276,6 +274,21 @@ fn literal(value: &ScalarValue) -> Result<Expr, SqlError> {
         let interval = DataType::Interval(IntervalUnit::MonthDayNano);
         let literal = scalar(interval.clone(), Some(format!("{months} {days} {nanos}")));
         return Ok(if data_type == interval { literal } else { cast(literal, &data_type, false) });
+    }
+    if let ScalarValue::Binary(Some(bytes)) = value
+        && std::str::from_utf8(bytes).is_err()
+    {
+        // Text can not hold these bytes.
+        let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or('0');
+        let hex =
+            bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect::<String>();
+        let text = |text: &str| scalar(DataType::Utf8, Some(text.to_owned()));
+        return Ok(Expr::Call {
+            function: "decode".to_owned(),
+            arguments: vec![text(&hex), text("hex")],
+            returns: ColumnType(DataType::Binary),
+            nullable: false,
+        });
     }
     let array = value.to_array().map_err(|error| from_datafusion(&error))?;
     let strict = CastOptions { safe: false, ..CastOptions::default() };

@@ -16,12 +16,15 @@
 mod context;
 mod ddl;
 mod depth;
+mod dialect;
 mod error;
 mod expr;
 mod lower;
 mod options;
 mod parser;
 mod planner;
+mod shape;
+mod stack;
 mod statement;
 mod tumble;
 mod types;

@@ -14,25 +14,29 @@ use datafusion::sql::sqlparser::{
 };
 
 use crate::{
-    Position, Query, Session, Show, SqlError, Statement, ddl, depth::depth, error::sqlstate,
+    Position, Query, Session, Show, SqlError, Statement, ddl,
+    depth::{depth, nests_tables},
+    dialect::AffluxDialect,
+    error::sqlstate,
+    stack,
     statement::DropKind,
 };
 
-/// How deep expressions and queries may nest. Planning is recursive.
-const DEPTH_MAX: usize = 64;
-/// How many tokens a statement may have.
-const TOKENS_MAX: usize = 20_000;
-/// How long a chain of operators, joins or set operations may be: it is as deep as it is long.
-const CHAIN_MAX: usize = 500;
+/// How deep a statement may nest; a chain of operators is as deep as it is long. Planning, here
+/// and in DataFusion, is recursive.
+const DEPTH_MAX: usize = 500;
+/// How many steps sqlparser may recurse, several a level of nesting.
+const RECURSION_MAX: usize = 400;
+
+static DIALECT: AffluxDialect = AffluxDialect(PostgreSqlDialect {});
 
 /// The statements of a text, which `;` separates.
 pub fn parse(text: &str) -> Result<Vec<Statement>, SqlError> {
-    let tokens =
-        Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location().map_err(|error| {
-            SqlError::invalid(sqlstate::SYNTAX, error.message)
-                .at(position(error.location))
-                .with_hint("a quote, a comment or a character is not closed or not known")
-        })?;
+    let tokens = Tokenizer::new(&DIALECT, text).tokenize_with_location().map_err(|error| {
+        SqlError::invalid(sqlstate::SYNTAX, error.message)
+            .at(position(error.location))
+            .with_hint("a quote, a comment or a character is not closed or not known")
+    })?;
     let lines = Lines::of(text);
     tokens
         .split(|token| token.token == Token::SemiColon)
@@ -44,35 +48,38 @@ pub fn parse(text: &str) -> Result<Vec<Statement>, SqlError> {
 fn statement(lines: &Lines<'_>, tokens: &[TokenWithSpan]) -> Result<Statement, SqlError> {
     let significant: Vec<_> =
         tokens.iter().filter(|token| is_significant(&token.token)).cloned().collect();
-    if significant.len() > TOKENS_MAX {
-        return Err(SqlError::invalid(
-            sqlstate::STATEMENT_TOO_COMPLEX,
-            format!("the statement has more than {TOKENS_MAX} words"),
-        ));
+    let depth = depth(&significant);
+    if depth > DEPTH_MAX || nests_tables(&significant) {
+        return Err(too_deep().at(significant.first().and_then(|t| position(t.span.start))));
     }
-    if depth(&significant) > CHAIN_MAX {
-        return Err(SqlError::invalid(
-            sqlstate::STATEMENT_TOO_COMPLEX,
-            format!("the statement chains more than {CHAIN_MAX} operators"),
-        )
-        .with_hint("write a = 1 OR a = 2 … as a IN (1, 2, …), and split long unions"));
-    }
-    let mut cursor = Cursor::new(lines, without_inner_table(significant));
-    let statement = cursor.statement()?;
-    cursor.expect_end()?;
-    Ok(statement)
+    stack::with(depth, || {
+        let mut cursor = Cursor::new(lines, without_inner_table(&significant), depth);
+        let statement = cursor.statement()?;
+        cursor.expect_end()?;
+        Ok(statement)
+    })
 }
 
 fn is_significant(token: &Token) -> bool {
     !matches!(token, Token::Whitespace(_) | Token::EOF)
 }
 
+fn too_deep() -> SqlError {
+    SqlError::invalid(
+        sqlstate::STATEMENT_TOO_COMPLEX,
+        format!("the statement nests too deep, or chains more than {DEPTH_MAX} operators"),
+    )
+    .with_hint("write a long OR as IN (…), or join with a table")
+}
+
 /// Flink writes `TUMBLE(TABLE t, …)` and `TUMBLE(DATA => TABLE t, …)`.
-fn without_inner_table(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+fn without_inner_table(tokens: &[TokenWithSpan]) -> Vec<TokenWithSpan> {
     let inner = |at: usize| {
         let before = |back: usize| at.checked_sub(back).map(|at| &tokens[at].token);
         let follows = match before(1) {
-            Some(Token::LParen) => before(2).is_some_and(|token| is_word(token, "tumble")),
+            Some(Token::LParen) => before(2).is_some_and(|token| {
+                ["tumble", "hop", "cumulate", "session"].iter().any(|name| is_word(token, name))
+            }),
             Some(Token::RArrow) => before(2).is_some_and(|token| is_word(token, "data")),
             _ => false,
         };
@@ -126,14 +133,15 @@ pub(crate) struct Cursor<'a> {
     parser: Parser<'a>,
     tokens: Vec<TokenWithSpan>,
     lines: &'a Lines<'a>,
+    depth: usize,
 }
 
 impl<'a> Cursor<'a> {
-    fn new(lines: &'a Lines<'a>, tokens: Vec<TokenWithSpan>) -> Self {
-        let parser = Parser::new(&PostgreSqlDialect {})
-            .with_recursion_limit(DEPTH_MAX)
+    fn new(lines: &'a Lines<'a>, tokens: Vec<TokenWithSpan>, depth: usize) -> Self {
+        let parser = Parser::new(&DIALECT)
+            .with_recursion_limit(RECURSION_MAX)
             .with_tokens_with_locations(tokens.clone());
-        Self { parser, tokens, lines }
+        Self { parser, tokens, lines, depth }
     }
 
     /// The statement as written.
@@ -159,7 +167,9 @@ impl<'a> Cursor<'a> {
     pub(crate) fn take(&mut self, words: &[&str]) -> bool {
         let found = self.peek(words);
         if found {
-            words.iter().for_each(|_| self.skip());
+            for _ in words {
+                self.skip();
+            }
         }
         found
     }
@@ -262,7 +272,7 @@ impl<'a> Cursor<'a> {
         }
         let first = self.tokens.iter().position(|token| token.span.start == from).unwrap_or(0);
         let text = self.lines.text(&self.tokens[first..]).to_owned();
-        Ok(Query { text, ast, columns: Vec::new() })
+        Ok(Query { text, ast, columns: Vec::new(), depth: self.depth })
     }
 
     fn statement(&mut self) -> Result<Statement, SqlError> {
@@ -453,12 +463,7 @@ pub(crate) fn fold(ident: &ast::Ident) -> String {
 fn from_parser(error: &ParserError) -> SqlError {
     let message = match error {
         ParserError::TokenizerError(message) | ParserError::ParserError(message) => message,
-        ParserError::RecursionLimitExceeded => {
-            return SqlError::invalid(
-                sqlstate::STATEMENT_TOO_COMPLEX,
-                format!("the statement nests deeper than {DEPTH_MAX}"),
-            );
-        }
+        ParserError::RecursionLimitExceeded => return too_deep(),
     };
     let (text, place) = message.rsplit_once(" at Line: ").unwrap_or((message, ""));
     let place = place.split_once(", Column: ").and_then(|(line, column)| {

@@ -24,21 +24,30 @@ use datafusion::{
 
 use crate::{
     Position, Query, SqlError,
-    context::{Context, resolve},
+    context::{Context, nearest_function, resolve},
     error::{nearest, sqlstate},
-    lower, tumble,
+    lower,
+    parser::fold,
+    shape, stack, tumble,
 };
 
 /// The plan of a materialised view.
 pub fn plan_view(query: &Query, catalog: &Catalog) -> Result<Plan, SqlError> {
-    let mut ast = query.ast.clone();
-    name_columns(&mut ast, &query.columns)?;
-    lower::lower(&logical(*ast, catalog)?)
+    stack::with(query.depth, || {
+        shape::check(&query.ast)?;
+        let mut ast = query.ast.clone();
+        name_columns(&mut ast, &query.columns)?;
+        lower::lower(&logical(*ast, catalog)?)
+    })
 }
 
 /// The objects of the catalog that a query reads, each once. Tables of PostgreSQL's own schemas
 /// (`pg_catalog`, `information_schema`) are not among them.
 pub fn query_objects(query: &Query, catalog: &Catalog) -> Result<Vec<Arc<Object>>, SqlError> {
+    stack::with(query.depth, || objects(query, catalog))
+}
+
+fn objects(query: &Query, catalog: &Catalog) -> Result<Vec<Arc<Object>>, SqlError> {
     let statement = ast::Statement::Query(query.ast.clone());
     let mut windowed = Windowed::default();
     let _ = statement.visit(&mut windowed);
@@ -147,6 +156,21 @@ fn name_columns(query: &mut ast::Query, names: &[ast::Ident]) -> Result<(), SqlE
     }
     if !names.is_empty() {
         rename(query, names)?;
+    }
+    let Some(select) = first_select(&mut query.body) else { return Ok(()) };
+    let mut seen: Vec<String> = Vec::new();
+    for item in &select.projection {
+        let ident = match item {
+            ast::SelectItem::UnnamedExpr(expr) => natural_name(expr),
+            ast::SelectItem::ExprWithAlias { alias, .. } => Some(alias.clone()),
+            _ => None,
+        };
+        let Some(name) = ident.as_ref().map(fold) else { continue };
+        if seen.contains(&name) {
+            let place = ast::Spanned::span(item).start;
+            return Err(duplicate_column(&name).at(crate::parser::position(place)));
+        }
+        seen.push(name);
     }
     Ok(())
 }
@@ -274,36 +298,57 @@ pub(crate) fn duplicate_column(name: &str) -> SqlError {
 
 /// DataFusion's planning errors are texts.
 fn from_plan(message: &str) -> SqlError {
-    let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
-    let near = rest
-        .strip_prefix("Did you mean '")
-        .and_then(|rest| rest.split_once('\''))
-        .map(|(name, _)| format!("did you mean {name}?"));
-    let code = if first.starts_with("Invalid function") {
-        sqlstate::UNDEFINED_FUNCTION
-    } else if first.contains("must be in the GROUP BY") || first.contains("GROUP BY clause") {
-        sqlstate::GROUPING
-    } else if first.contains("require unique expression names") {
-        sqlstate::DUPLICATE_COLUMN
-    } else if ["coerce", "type", "Type"].iter().any(|word| first.contains(word)) {
+    let first = message.lines().next().unwrap_or_default();
+    let quoted = |mark: char| first.split(mark).nth(1).unwrap_or_default();
+    if first.starts_with("Invalid function") {
+        let name = quoted('\'');
+        let error = SqlError::invalid(
+            sqlstate::UNDEFINED_FUNCTION,
+            format!("there is no function {name}()"),
+        );
+        return match nearest_function(name) {
+            Some(near) => error.with_hint(format!("did you mean {near}()?")),
+            None => error,
+        };
+    }
+    if let Some((_, rest)) = first.split_once("While expanding wildcard, column \"")
+        && let Some((column, _)) = rest.split_once('"')
+    {
+        let message = format!("the column {column} is neither grouped by nor aggregated");
+        return SqlError::invalid(sqlstate::GROUPING, message)
+            .with_hint("add it to GROUP BY, or use an aggregate of it");
+    }
+    if let Some((_, rest)) = first.split_once("non-boolean predicate '")
+        && let Some((condition, returns)) = rest.split_once("' returning ")
+    {
+        let message = format!("the condition {condition} is {returns}, not Boolean");
+        return SqlError::invalid(sqlstate::DATATYPE_MISMATCH, message);
+    }
+    if first.contains("failed to match any signature")
+        && let Some((_, rest)) = first.split_once("but received ")
+    {
+        let received = rest.split([' ', ',']).next().unwrap_or_default();
+        let message = format!("{}() does not take {received}", quoted('\''));
+        return SqlError::invalid(sqlstate::DATATYPE_MISMATCH, message)
+            .with_hint("cast its arguments");
+    }
+    if first.contains("require unique expression names") {
+        let name = quoted('"');
+        let name = name.rsplit_once(" AS ").map_or(name, |(_, alias)| alias);
+        return duplicate_column(name.rsplit_once('.').map_or(name, |(_, column)| column));
+    }
+    let code = if ["coerce", "type", "Type", "non-boolean"].iter().any(|word| first.contains(word))
+    {
         sqlstate::DATATYPE_MISMATCH
     } else {
         sqlstate::SYNTAX
     };
-    let first = first.strip_prefix("Invalid function ").map_or_else(
-        || sentence(first),
-        |rest| format!("there is no function {}", rest.trim_end_matches('.')),
-    );
-    let error = SqlError::invalid(code, first);
-    match near {
-        Some(near) => error.with_hint(near),
-        None => error,
-    }
+    SqlError::invalid(code, sentence(first))
 }
 
 /// One line, without DataFusion's own prefixes.
 fn sentence(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default().trim().trim_end_matches('.');
-    let prefixes = ["Error during planning: ", "This feature is not implemented: "];
+    let prefixes = ["Error during planning: ", "This feature is not implemented: ", "Cast error: "];
     prefixes.iter().fold(line, |line, prefix| line.strip_prefix(prefix).unwrap_or(line)).to_owned()
 }

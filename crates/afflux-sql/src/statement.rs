@@ -190,6 +190,8 @@ pub struct Query {
     pub(crate) ast: Box<ast::Query>,
     /// The columns' names in `CREATE MATERIALIZED VIEW name (…)`; empty where not given.
     pub(crate) columns: Vec<ast::Ident>,
+    /// How deep it nests, at most and about.
+    pub(crate) depth: usize,
 }
 
 impl Query {
