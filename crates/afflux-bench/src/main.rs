@@ -15,8 +15,10 @@
 #![expect(clippy::disallowed_methods, reason = "real time is what is measured")]
 
 mod demo;
+mod journal;
 mod latency;
 mod node;
+mod placement;
 mod report;
 mod sample;
 mod start;
@@ -44,9 +46,19 @@ const BENCHMARKS: &[Benchmark] = &[
         run: demo::run,
     },
     Benchmark {
+        name: "journal",
+        about: "synced groups through the journal, beside a raw loop that writes and syncs",
+        run: journal::run,
+    },
+    Benchmark {
         name: "latency",
         about: "send call to row shown at 10,000 records a second, durable",
         run: latency::run,
+    },
+    Benchmark {
+        name: "placement",
+        about: "where data lives after its journal file is full: bytes written, read and waited for",
+        run: placement::run,
     },
     Benchmark { name: "start", about: "start to ready; resident memory at rest", run: start::run },
 ];

@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::Result;
 
 /// Runs both sides in turn, `rounds` times, and returns the median of each.
-#[cfg_attr(not(test), expect(dead_code, reason = "`journal` and `placement` are about to come"))]
 pub(crate) fn interleaved(
     rounds: usize,
     mut ours: impl FnMut() -> Result<f64>,

@@ -22,6 +22,7 @@
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 use afflux_catalog::{Catalog, Change, Object, ObjectKind, Table, View};
+use afflux_codec::csv;
 use afflux_dataflow::Dataflow;
 use afflux_env::OpenMode;
 use afflux_log::{
@@ -34,6 +35,7 @@ use afflux_types::{ErrorKind, ObjectId, Offset, Tick, TopicName};
 use arrow::{
     array::RecordBatch,
     compute::concat_batches,
+    datatypes::Field,
     ipc::{reader::StreamReader, writer::StreamWriter},
 };
 use parking_lot::Mutex;
@@ -45,7 +47,7 @@ use crate::{
     published::{Published, PublishedView, Recent, Shared},
     status::{Counters, PipelineState},
     token::ViewIncarnation,
-    view::Layout,
+    view::{Contents, Layout},
 };
 
 /// What a statement that defines something has done.
@@ -62,7 +64,8 @@ pub struct DdlOutcome {
 pub(crate) enum Command {
     /// Run the pipeline of a new view, which is published already.
     Start(ObjectId),
-    /// Stop the pipeline of a dropped view, which is published no longer.
+    /// Stop the pipeline of a dropped view, which is published no longer, and remove its topics.
+    /// Its dead letters stay: they are the user's.
     Stop(ObjectId),
 }
 
@@ -116,6 +119,16 @@ pub(crate) fn ensure_topic(log: &dyn Log, name: TopicName) -> Result<(), EngineE
     Ok(log.ensure_topic(&TopicSpec { name, partitions: 1 })?)
 }
 
+/// Removes the topics that belong to an object alone.
+pub(crate) fn remove_topics(log: &dyn Log, id: ObjectId) -> Result<(), EngineError> {
+    for topic in [pipeline_topic(id), snapshot_topic(id), table_topic(id)] {
+        if log.partition_count(&topic).is_some() {
+            log.remove_topic(&topic)?;
+        }
+    }
+    Ok(())
+}
+
 /// Folds the DDL topic: catalog, static tables and views, none of them live yet.
 pub(crate) fn load(shared: &Shared) -> Result<(), EngineError> {
     let log = shared.log.as_ref();
@@ -124,18 +137,26 @@ pub(crate) fn load(shared: &Shared) -> Result<(), EngineError> {
     let end = log.bounds(&sole_partition(&topic))?.end;
     let mut catalog = Catalog::default();
     let mut incarnations = HashMap::new();
+    let mut dropped = Vec::new();
     let mut from = Offset::ZERO;
     while from < end {
         let range = (from, end);
         from = frames::scan(log, &topic, range, READ_BYTES, Isolation::Uncommitted, |_, k, v| {
             let change = Catalog::decode(v)?;
-            if let Change::Create(object) = &change {
-                let random = k.last_chunk::<4>().copied().unwrap_or_default();
-                incarnations.insert(object.id, ViewIncarnation(u32::from_be_bytes(random)));
+            match &change {
+                Change::Create(object) => {
+                    let random = k.last_chunk::<4>().copied().unwrap_or_default();
+                    incarnations.insert(object.id, ViewIncarnation(u32::from_be_bytes(random)));
+                }
+                Change::Drop { id } => dropped.push(*id),
             }
             catalog = catalog.apply(&change)?;
             Ok(())
         })?;
+    }
+    // What was dropped right before the node stopped may have left its topics.
+    for id in dropped {
+        remove_topics(log, id)?;
     }
     let mut published = shared.published.lock();
     for object in catalog.objects() {
@@ -164,13 +185,12 @@ fn publish_view(
     let layout = Layout::new(Column::schema(view.plan.columns()), view.plan.key.clone())
         .map_err(|error| EngineError::Unsupported(error.to_string()))?;
     let layout = Arc::new(layout);
-    let contents = layout.empty();
     let view = PublishedView {
         object: Arc::clone(object),
         incarnation,
         topic: pipeline_topic(object.id),
         state: PipelineState::CatchingUp { lag_bytes: 0 },
-        contents,
+        contents: Contents::empty(),
         tick: Tick::ZERO,
         next_frame: Offset::ZERO,
         recent: Recent::default(),
@@ -319,6 +339,9 @@ impl Ddl {
             published.tables.remove(&object.id);
         }
         self.shared.wake();
+        if kind == DropKind::Table {
+            self.shared.log.remove_topic(&table_topic(object.id))?;
+        }
         let _ = self.commands.send(Command::Stop(object.id));
         Ok(done(&tag, Vec::new()))
     }
@@ -383,12 +406,17 @@ impl Ddl {
             opened.read_exact_at(&mut bytes, 0)?;
             Ok(bytes)
         };
-        let bytes: Vec<u8> = read().map_err(|error: std::io::Error| match error.kind() {
+        let bytes = read().map_err(|error: std::io::Error| match error.kind() {
             std::io::ErrorKind::NotFound => failed(ErrorKind::NotFound, "no such file".to_owned()),
             _ => failed(ErrorKind::Unavailable, error.to_string()),
         })?;
-        let _ = columns;
-        Err(failed(ErrorKind::Unsupported, format!("{} bytes of CSV", bytes.len())))
+        let fields: Option<Vec<Field>> = columns.map(|columns| {
+            Column::schema(columns).fields().iter().map(|field| field.as_ref().clone()).collect()
+        });
+        let format =
+            csv::Format { header: file.header, delimiter: file.delimiter, null: file.null.clone() };
+        csv::read(&bytes, fields.as_deref(), &format)
+            .map_err(|error| failed(ErrorKind::Invalid, error.to_string()))
     }
 
     fn table_entries(
@@ -427,7 +455,7 @@ fn load_table(log: &dyn Log, id: ObjectId, table: &Table) -> Result<RecordBatch,
         let range = (from, end);
         from = frames::scan(log, &topic, range, READ_BYTES, Isolation::Uncommitted, |_, _, v| {
             let reader = StreamReader::try_new(v.as_ref(), None)
-                .and_then(|reader| reader.collect::<Result<Vec<_>, _>>());
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>);
             batches.extend(reader.map_err(|error| unreadable(error.to_string()))?);
             Ok(())
         })?;

@@ -20,6 +20,9 @@
 //! A pass is published when its groups are durable and the log is durable up to its tick: also a
 //! tick that changed nothing must not name a position that a crash could take away.
 
+mod flight;
+mod upstream;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -27,18 +30,21 @@ use std::{
 };
 
 use afflux_catalog::Object;
-use afflux_log::{Appended, EpochCommit, Log, Ticket, error::AppendError};
-use afflux_record::changelog::Changes;
+use afflux_log::Log;
 use afflux_types::{Classified, ErrorKind, ObjectId, Offset, Tick, Timestamp};
 use tokio::sync::mpsc;
 
+use self::{
+    flight::{PassInFlight, Work},
+    upstream::{Upstream, live_feeds, upstreams},
+};
 use crate::{
     EngineError,
-    ddl::Command,
-    pipeline::{Feed, Pass, Pipeline, Submission},
-    published::{Recent, RecentFrame, Shared},
+    ddl::{self, Command},
+    pipeline::{Feed, Pass, Pipeline},
+    published::{Recent, Shared},
     snapshot::Stepped,
-    source::Sources,
+    source::{SourceInput, Sources},
     status::PipelineState,
 };
 
@@ -95,32 +101,6 @@ enum SlotState {
     },
     Running(Box<Pipeline>),
     Failed,
-}
-
-/// A pass on its way to the disk.
-struct PassInFlight {
-    tick: Tick,
-    commits: Vec<CommitInFlight>,
-    /// Who joined the line in it.
-    joined: Vec<(ObjectId, u64)>,
-    bytes: usize,
-}
-
-struct CommitInFlight {
-    ticket: Ticket,
-    outcome: Option<Result<Appended, AppendError>>,
-    frames: Vec<FrameInFlight>,
-}
-
-struct FrameInFlight {
-    id: ObjectId,
-    generation: u64,
-    offset: Offset,
-    tick: Tick,
-    changes: Option<Arc<Changes>>,
-    bytes: usize,
-    /// Which entry of the group it is.
-    entry: usize,
 }
 
 impl Line {
@@ -200,7 +180,10 @@ impl Line {
         }
         let behind = self.log.appended().borrow().0.saturating_sub(self.tick.0);
         if now < self.not_before && behind < options.pause_bytes_max {
-            return Step::Wait { until: Some(self.not_before - now), on_append: false };
+            return Step::Wait {
+                until: Some(self.not_before.saturating_sub(now)),
+                on_append: false,
+            };
         }
         let worked = self.pass();
         if worked { Step::Again } else { self.wait(now) }
@@ -220,7 +203,9 @@ impl Line {
                         at(SNAPSHOT_POLL);
                     }
                     if pipeline.live {
-                        for deadline in pipeline.sources.iter().filter_map(|s| s.idle_deadline()) {
+                        for deadline in
+                            pipeline.sources.iter().filter_map(SourceInput::idle_deadline)
+                        {
                             at(deadline.since(wall));
                         }
                     }
@@ -245,6 +230,10 @@ impl Line {
             Command::Stop(id) => {
                 self.slots.retain(|slot| slot.id != id);
                 self.relate();
+                if let Err(error) = ddl::remove_topics(self.log.as_ref(), id) {
+                    // The next start tries again.
+                    tracing::warn!(%error, object = %id, "topics of a dropped view stay");
+                }
                 let published = self.shared.published.lock();
                 self.sources.retain(|source| published.catalog.get(source).is_some());
             }
@@ -461,7 +450,11 @@ impl Line {
             let owner = (slot.id, slot.generation, slot.family);
             let SlotState::Running(pipeline) = &mut slot.state else { continue };
             let due = pipeline.live
-                && pipeline.sources.iter().filter_map(|s| s.idle_deadline()).any(|at| at <= now);
+                && pipeline
+                    .sources
+                    .iter()
+                    .filter_map(SourceInput::idle_deadline)
+                    .any(|at| at <= now);
             if !due {
                 continue;
             }
@@ -492,262 +485,4 @@ impl Line {
         }
         dumped
     }
-
-    /// Publishes what has become durable, oldest first. False if the log is done for.
-    fn publish_durable(&mut self) -> bool {
-        let durable = self.log.durable().borrow().0;
-        let mut any = false;
-        while let Some(pass) = self.in_flight.front_mut() {
-            for commit in &mut pass.commits {
-                if commit.outcome.is_none() {
-                    commit.outcome = commit.ticket.poll_now();
-                }
-            }
-            if pass.commits.iter().any(|commit| commit.outcome.is_none()) || pass.tick.0 > durable {
-                break;
-            }
-            let Some(pass) = self.in_flight.pop_front() else { break };
-            self.in_flight_bytes -= pass.bytes;
-            if let Err(error) = self.publish(pass) {
-                let mut published = self.shared.published.lock();
-                published.halted = Some(error.to_string());
-                drop(published);
-                self.shared.wake();
-                return false;
-            }
-            any = true;
-        }
-        if any {
-            self.shared.wake();
-        }
-        true
-    }
-
-    fn publish(&mut self, pass: PassInFlight) -> Result<(), AppendError> {
-        let mut frames = Vec::new();
-        for commit in pass.commits {
-            let outcome = commit.outcome.unwrap_or(Err(AppendError::Closed));
-            match outcome {
-                Err(error @ (AppendError::Failed(_) | AppendError::Closed)) => return Err(error),
-                outcome => self.settle(commit.frames, outcome, &mut frames),
-            }
-        }
-        let recent_bytes_max = self.shared.options.recent_bytes_max;
-        let mut published = self.shared.published.lock();
-        for (id, frame) in frames {
-            let Some(view) = published.views.get_mut(&id) else { continue };
-            view.next_frame = Offset(frame.offset.0 + 1);
-            view.tick = frame.tick;
-            view.recent.push(frame, recent_bytes_max);
-        }
-        for slot in &self.slots {
-            let SlotState::Running(pipeline) = &slot.state else { continue };
-            let Some(view) = published.views.get_mut(&slot.id) else { continue };
-            view.contents = pipeline.contents.clone();
-            view.counters = pipeline.counters;
-            if pass.joined.contains(&(slot.id, slot.generation)) {
-                view.state = PipelineState::Live;
-            }
-            match &mut view.state {
-                PipelineState::Live => view.tick = view.tick.max(pass.tick),
-                PipelineState::CatchingUp { lag_bytes } => {
-                    *lag_bytes = pass.tick.0.saturating_sub(view.tick.0);
-                }
-                PipelineState::Failed { .. } => {}
-            }
-        }
-        published.tick = published.tick.max(pass.tick);
-        Ok(())
-    }
-
-    /// Applies frames of one group to their views, or stops whose frames were refused.
-    fn settle(
-        &mut self,
-        flown: Vec<FrameInFlight>,
-        outcome: Result<Appended, AppendError>,
-        frames: &mut Vec<(ObjectId, RecentFrame)>,
-    ) {
-        for frame in flown {
-            let mine = |s: &Slot| s.id == frame.id && s.generation == frame.generation;
-            let Some(index) = self.slots.iter().position(mine) else { continue };
-            let SlotState::Running(pipeline) = &mut self.slots[index].state else { continue };
-            pipeline.pending.pop_front();
-            let landed = match &outcome {
-                Ok(appended) if appended.base_offsets.get(frame.entry) == Some(&frame.offset) => {
-                    frame.changes.as_ref().map_or(Ok(()), |changes| pipeline.publish(changes))
-                }
-                Ok(appended) => Err(EngineError::Unreadable {
-                    topic: crate::ddl::pipeline_topic(frame.id),
-                    reason: format!(
-                        "a frame for offset {} was given {:?}",
-                        frame.offset,
-                        appended.base_offsets.get(frame.entry)
-                    ),
-                }),
-                Err(error) => Err(EngineError::Append(error.clone())),
-            };
-            match landed {
-                Ok(()) => {
-                    let FrameInFlight { id, offset, tick, changes, bytes, .. } = frame;
-                    frames.push((id, RecentFrame { offset, tick, changes, bytes }));
-                }
-                Err(error) => self.fail(index, &error),
-            }
-        }
-    }
-}
-
-/// What a pass has to make durable.
-#[derive(Default)]
-struct Work {
-    frames: Vec<((ObjectId, u64, ObjectId), Submission)>,
-    joined: Vec<(ObjectId, u64)>,
-    /// Whether anything but the tick moved.
-    moved: bool,
-}
-
-impl Work {
-    fn add(&mut self, owner: (ObjectId, u64, ObjectId), submission: Option<Submission>) {
-        if let Some(submission) = submission {
-            self.moved = true;
-            self.frames.push((owner, submission));
-        }
-    }
-
-    /// Leaves out what a pipeline that failed, or one over it, had to say.
-    fn forget(&mut self, slots: &[Slot], index: usize) {
-        let id = slots[index].id;
-        self.frames.retain(|((owner, ..), _)| *owner != id);
-        self.joined.retain(|(owner, _)| *owner != id);
-    }
-
-    /// Submits one group a family; whether there was anything.
-    fn submit(self, line: &mut Line, tick: Tick) -> bool {
-        let mut families: Vec<(ObjectId, EpochCommit, Vec<FrameInFlight>)> = Vec::new();
-        let mut bytes = 0;
-        let any = !self.frames.is_empty();
-        for ((id, generation, family), submission) in self.frames {
-            let Submission { offset, tick, changes, bytes: frame_bytes, frame, outputs } =
-                submission;
-            bytes += frame_bytes;
-            let at = families.iter().position(|(other, ..)| *other == family);
-            let entry = at.map_or(0, |at| families[at].1.outputs.len() + 1);
-            let flown =
-                FrameInFlight { id, generation, offset, tick, changes, bytes: frame_bytes, entry };
-            match at {
-                Some(at) => {
-                    families[at].1.outputs.push(frame);
-                    families[at].1.outputs.extend(outputs);
-                    families[at].2.push(flown);
-                }
-                None => families.push((
-                    family,
-                    EpochCommit { tick, changelog: frame, outputs },
-                    vec![flown],
-                )),
-            }
-        }
-        let commits = families
-            .into_iter()
-            .map(|(_, commit, frames)| CommitInFlight {
-                ticket: line.log.submit(commit),
-                outcome: None,
-                frames,
-            })
-            .collect::<Vec<_>>();
-        // A tick that changed nothing replaces the one before it, if that did not either.
-        let bare = commits.is_empty() && self.joined.is_empty();
-        match line.in_flight.back_mut() {
-            Some(last) if bare && last.commits.is_empty() && last.joined.is_empty() => {
-                last.tick = tick;
-            }
-            _ => {
-                line.in_flight.push_back(PassInFlight { tick, commits, joined: self.joined, bytes })
-            }
-        }
-        line.in_flight_bytes += bytes;
-        any
-    }
-}
-
-/// The views that a pipeline reads, as the pass has left them.
-struct Upstream {
-    /// Whether all are on the line.
-    live: bool,
-    /// The lowest of their ticks; none if it reads no view.
-    tick: Option<Tick>,
-    /// Where the frames of each end.
-    frames: Vec<Offset>,
-}
-
-impl Upstream {
-    fn of(pipeline: &Pipeline, before: &[Slot]) -> Self {
-        let mut upstream = Self { live: true, tick: None, frames: Vec::new() };
-        for view in &pipeline.views {
-            let found = before.iter().find(|slot| slot.id == view.id);
-            let (live, tick, end) = match found.map(|slot| &slot.state) {
-                Some(SlotState::Running(p)) => (p.live, p.tick, p.next_frame),
-                _ => (false, Tick::ZERO, Offset::ZERO),
-            };
-            upstream.live &= live;
-            // Only views whose contents are in hold their reader back.
-            if view.next.is_some() {
-                upstream.tick = Some(upstream.tick.map_or(tick, |lowest| lowest.min(tick)));
-            }
-            upstream.frames.push(end);
-        }
-        upstream
-    }
-}
-
-/// What the views that a pipeline on the line reads have changed in this pass; all of their
-/// contents, if it begins now.
-fn live_feeds(pipeline: &Pipeline, before: &[Slot]) -> Result<Vec<Feed>, EngineError> {
-    let mut feeds = Vec::with_capacity(pipeline.views.len());
-    for view in &pipeline.views {
-        let found = before.iter().find(|slot| slot.id == view.id);
-        let Some(SlotState::Running(upstream)) = found.map(|slot| &slot.state) else {
-            return Err(EngineError::Failed {
-                view: pipeline.object.name.clone(),
-                error: "a view that it reads has stopped".to_owned(),
-            });
-        };
-        let changes = match view.next {
-            Some(_) => upstream.output.iter().cloned().collect(),
-            None => {
-                let contents = upstream.contents_now()?;
-                let mut changes = Vec::new();
-                let mut after = None;
-                loop {
-                    let chunk = upstream
-                        .layout
-                        .chunk(&contents, after.as_deref(), 1 << 20)
-                        .map_err(|error| crate::published::columns(&upstream.object, error))?;
-                    changes.push(Arc::new(chunk.rows));
-                    after = chunk.next;
-                    if after.is_none() {
-                        break;
-                    }
-                }
-                changes.retain(|changes: &Arc<Changes>| !changes.is_empty());
-                changes
-            }
-        };
-        feeds.push(Feed { changes, next: Some(upstream.next_frame) });
-    }
-    Ok(feeds)
-}
-
-/// The views that a view reads.
-fn upstreams(object: &Object) -> Vec<ObjectId> {
-    use afflux_plan::OperatorKind;
-    let afflux_catalog::ObjectKind::View(view) = &object.kind else { return Vec::new() };
-    view.plan
-        .operators
-        .iter()
-        .filter_map(|operator| match operator.kind {
-            OperatorKind::View { object } => Some(object),
-            _ => None,
-        })
-        .collect()
 }

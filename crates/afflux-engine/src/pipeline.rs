@@ -14,6 +14,8 @@
 //! Opening restores the newest snapshot and the frames behind it. What was read and not recorded
 //! is read again; nothing of it was visible.
 
+mod inputs;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -22,11 +24,11 @@ use std::{
 use afflux_catalog::{Object, ObjectKind, Start};
 use afflux_dataflow::Dataflow;
 use afflux_log::{Entry, Isolation, Log};
-use afflux_plan::OperatorKind;
 use afflux_record::changelog::{self, Changes, EpochFrame, Progress};
 use afflux_types::{ObjectId, Offset, OperatorId, Tick, Timestamp, TopicName};
 use arrow::{array::Array, datatypes::SchemaRef};
 
+use self::inputs::Inputs;
 use crate::{
     EngineError, ddl,
     dead_letter::{self, DeadLetter},
@@ -152,7 +154,7 @@ impl Pipeline {
             next_frame: Offset::ZERO,
             watermarks: Vec::new(),
             unrecorded_bytes: 0,
-            contents: layout.empty(),
+            contents: Contents::empty(),
             pending: VecDeque::new(),
             output: None,
             counters: Counters::default(),
@@ -551,66 +553,4 @@ fn view_progress(topic: &TopicName, next: Offset) -> Progress {
 fn ends(log: &dyn Log, source: &SourceInput, tick: Tick) -> Result<Vec<Offset>, EngineError> {
     let partitions: Vec<_> = source.partitions.iter().map(|p| p.partition.clone()).collect();
     Ok(log.ends(tick, &partitions)?)
-}
-
-/// What a plan reads, each source and view once.
-#[derive(Default)]
-struct Inputs {
-    reads: Vec<(OperatorId, Reads)>,
-    sources: Vec<SourceInput>,
-    views: Vec<ViewInput>,
-}
-
-impl Inputs {
-    fn add(
-        &mut self,
-        operator: OperatorId,
-        kind: &OperatorKind,
-        log: &dyn Log,
-        published: &crate::published::Published,
-    ) -> Result<(), EngineError> {
-        let missing = |id: ObjectId| EngineError::Unknown(format!("object {id}"));
-        match kind {
-            OperatorKind::Source { object, columns } => {
-                let known = self.sources.iter().position(|source| source.id == *object);
-                let index = match known {
-                    Some(index) => index,
-                    None => {
-                        let found = published.catalog.get(*object);
-                        let found = found.ok_or_else(|| missing(*object))?;
-                        let ObjectKind::Source(source) = &found.kind else {
-                            return Err(missing(*object));
-                        };
-                        let count = log
-                            .partition_count(&source.topic)
-                            .ok_or_else(|| EngineError::UnknownTopic(source.topic.clone()))?;
-                        self.sources.push(SourceInput::new(*object, source.clone(), count));
-                        self.sources.len() - 1
-                    }
-                };
-                self.reads.push((operator, Reads::Source { index, columns: columns.clone() }));
-            }
-            OperatorKind::View { object } => {
-                let known = self.views.iter().position(|view| view.id == *object);
-                let index = match known {
-                    Some(index) => index,
-                    None => {
-                        let found = published.views.get(object);
-                        let found = found.ok_or_else(|| missing(*object))?;
-                        self.views.push(ViewInput {
-                            id: *object,
-                            topic: ddl::pipeline_topic(*object),
-                            schema: Arc::clone(found.layout.schema()),
-                            next: None,
-                            recorded: None,
-                        });
-                        self.views.len() - 1
-                    }
-                };
-                self.reads.push((operator, Reads::View { index }));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
 }

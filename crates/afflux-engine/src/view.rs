@@ -84,11 +84,6 @@ impl Layout {
         self.key.as_deref()
     }
 
-    /// A view without rows.
-    pub(crate) fn empty(&self) -> Contents {
-        Contents { cells: RedBlackTreeMapSync::new_sync(), rows: 0, bytes: 0 }
-    }
-
     /// Applies the changes of one tick.
     pub(crate) fn apply(
         &self,
@@ -176,7 +171,7 @@ impl Layout {
         const ROWS: usize = 8192;
         let mut batches = Vec::new();
         let mut pending: Vec<&[u8]> = Vec::new();
-        for (key, cell) in contents.cells.iter() {
+        for (key, cell) in &contents.cells {
             let (row, times) = match cell {
                 Cell::Row(row) => (row, 1),
                 Cell::Times(times) => (key, *times),
@@ -208,6 +203,11 @@ impl Layout {
 }
 
 impl Contents {
+    /// A view without rows.
+    pub(crate) fn empty() -> Self {
+        Self { cells: RedBlackTreeMapSync::new_sync(), rows: 0, bytes: 0 }
+    }
+
     /// How many rows there are.
     pub(crate) fn rows(&self) -> u64 {
         self.rows

@@ -170,6 +170,10 @@ pub trait Log: Send + Sync + 'static {
     /// Makes a topic durable unless it is there already; blocks. For Afflux's own topics.
     fn ensure_topic(&self, spec: &TopicSpec) -> Result<(), TopicError>;
 
+    /// Removes a topic and its records, durably; fine if there is none; blocks. For Afflux's own
+    /// topics, when what they belong to is dropped.
+    fn remove_topic(&self, name: &TopicName) -> Result<(), TopicError>;
+
     /// Batches of a partition from an offset on and below `to`, at most `bytes_max` of them but
     /// at least one whole batch if there is any. Never waits.
     fn read(

@@ -1,5 +1,7 @@
 //! The [`Log`] door to the embedded log: reads and ticks.
 
+use std::sync::Arc;
+
 use afflux_types::{JournalPosition, LeaderEpoch, Offset, Tick, TopicName, TopicPartition};
 use tokio::sync::watch;
 
@@ -7,9 +9,10 @@ use crate::{
     contract::{Batches, Bounds, EpochCommit, Group, Isolation, Log, Ticket, TopicSpec},
     embedded::EmbeddedLog,
     error::{ReadError, TopicError},
-    index::{IndexEntry, Place, Stream, end_in},
+    index::{IndexEntry, Place, Run, Stream, end_in},
     journal::Section,
-    reader,
+    reader::{self, Wanted},
+    sequencer::Sequencer,
 };
 
 fn bounds_of(stream: &Stream) -> Bounds {
@@ -21,9 +24,87 @@ fn bounds_of(stream: &Stream) -> Bounds {
     }
 }
 
+/// What a read asks for.
+struct Request<'a> {
+    partition: &'a TopicPartition,
+    number: u32,
+    from: Offset,
+    to: Offset,
+    bytes_max: usize,
+    isolation: Isolation,
+}
+
+/// What the index says to it.
+enum Found {
+    /// These.
+    Batches { wanted: Vec<Wanted>, next: Offset, bounds: Bounds },
+    /// The entries of this run can tell, which are not in memory.
+    In(Run),
+}
+
+/// Asks the index. `section` is what was read for the last answer, with its file's base.
+fn look(
+    state: &Sequencer,
+    request: &Request<'_>,
+    section: Option<&(u64, Arc<Section>)>,
+) -> Result<Found, ReadError> {
+    let partition = request.partition;
+    let stream = state
+        .streams
+        .get(&request.number)
+        .ok_or_else(|| ReadError::UnknownPartition(partition.clone()))?;
+    let bounds = bounds_of(stream);
+    let (from, start, end) = (request.from, bounds.start, bounds.end);
+    if from < start || from > end {
+        let partition = partition.clone();
+        return Err(ReadError::OffsetOutOfRange { partition, offset: from, start, end });
+    }
+    let limit = match request.isolation {
+        Isolation::Appended => bounds.end,
+        Isolation::Uncommitted => bounds.durable,
+        Isolation::Committed => bounds.stable,
+    };
+    let limit = limit.min(request.to);
+    let mut wanted = Vec::new();
+    let mut next = from;
+    let mut bytes = 0_usize;
+    let mut take = |entry: &IndexEntry, section: Option<&Section>| {
+        bytes += entry.bytes as usize;
+        if entry.base >= limit.0 || (bytes > request.bytes_max && !wanted.is_empty()) {
+            return false;
+        }
+        let Some(found) = reader::want(state, entry, section) else { return false };
+        wanted.push(found);
+        next = Offset(entry.next());
+        true
+    };
+    if from < limit {
+        match stream.place(from.0) {
+            Place::Live(first) => {
+                let _ = stream.live.range(first..).all(|entry| take(entry, None));
+            }
+            Place::Run(run) => {
+                let Some((_, section)) = section.filter(|(base, _)| *base == run.index.base) else {
+                    return Ok(Found::In(run));
+                };
+                let first = section.entries.partition_point(|entry| entry.next() <= from.0);
+                let _ = section.entries[first..].iter().all(|entry| take(entry, Some(section)));
+            }
+        }
+    }
+    Ok(Found::Batches { wanted, next, bounds })
+}
+
 impl Log for EmbeddedLog {
     fn partition_count(&self, topic: &TopicName) -> Option<i32> {
         self.shared.meta.read().topic(topic).map(|topic| topic.partitions)
+    }
+
+    fn remove_topic(&self, name: &TopicName) -> Result<(), TopicError> {
+        match self.delete_topic(name) {
+            Ok(()) | Err(TopicError::Unknown(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn ensure_topic(&self, spec: &TopicSpec) -> Result<(), TopicError> {
@@ -42,69 +123,21 @@ impl Log for EmbeddedLog {
         isolation: Isolation,
     ) -> Result<Batches, ReadError> {
         let number = self.stream(partition)?;
+        let request = Request { partition, number, from, to, bytes_max, isolation };
         let mut section = None;
         loop {
-            let state = self.shared.state.lock();
-            let stream = state
-                .streams
-                .get(&number)
-                .ok_or_else(|| ReadError::UnknownPartition(partition.clone()))?;
-            let bounds = bounds_of(stream);
-            if from < bounds.start || from > bounds.end {
-                let (start, end) = (bounds.start, bounds.end);
-                let partition = partition.clone();
-                return Err(ReadError::OffsetOutOfRange { partition, offset: from, start, end });
-            }
-            let limit = match isolation {
-                Isolation::Appended => bounds.end,
-                Isolation::Uncommitted => bounds.durable,
-                Isolation::Committed => bounds.stable,
-            };
-            let limit = limit.min(to).0;
-            let mut wanted = Vec::new();
-            let mut next = from.0;
-            let mut bytes = 0_usize;
-            let mut take = |entry: &IndexEntry, section: Option<&_>| {
-                bytes += entry.bytes as usize;
-                if entry.base >= limit || (bytes > bytes_max && !wanted.is_empty()) {
-                    return false;
+            let found = look(&self.shared.state.lock(), &request, section.as_ref())?;
+            match found {
+                Found::Batches { wanted, next, bounds } => {
+                    let batches = reader::fetch(partition, &wanted)?;
+                    return Ok(Batches { batches, next, bounds });
                 }
-                let Some(found) = reader::want(&state, entry, section) else { return false };
-                wanted.push(found);
-                next = entry.next();
-                true
-            };
-            if from.0 < limit {
-                match stream.place(from.0) {
-                    Place::Live(first) => {
-                        for entry in stream.live.range(first..) {
-                            if !take(entry, None) {
-                                break;
-                            }
-                        }
-                    }
-                    Place::Run(run) => {
-                        let known = section.take().filter(|(base, _)| *base == run.index.base);
-                        let Some((_, entries)) = known else {
-                            drop(state);
-                            let disk = &*self.shared.env.disk;
-                            let read = self.shared.sections.get(disk, partition, &run)?;
-                            section = Some((run.index.base, read));
-                            continue;
-                        };
-                        let entries: &Section = &entries;
-                        let first = entries.entries.partition_point(|e| e.next() <= from.0);
-                        for entry in &entries.entries[first..] {
-                            if !take(entry, Some(entries)) {
-                                break;
-                            }
-                        }
-                    }
+                Found::In(run) => {
+                    let disk = &*self.shared.env.disk;
+                    let read = self.shared.sections.get(disk, partition, &run)?;
+                    section = Some((run.index.base, read));
                 }
             }
-            drop(state);
-            let batches = reader::fetch(partition, &wanted)?;
-            return Ok(Batches { batches, next: Offset(next), bounds });
         }
     }
 

@@ -286,6 +286,12 @@ impl EmbeddedLog {
         Ok(None)
     }
 
+    /// Why the journal takes nothing any more, if it failed. Those who watch [`Log::durable`] are
+    /// woken when that happens.
+    pub fn failure(&self) -> Option<Arc<std::io::Error>> {
+        self.shared.state.lock().failure()
+    }
+
     /// Takes nothing more, waits for what is under way, and ends the threads. What is shut down
     /// stays readable. A second call does nothing.
     pub fn shutdown(&self) {

@@ -17,7 +17,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use afflux_env::{Disk, Env, OpenMode};
+use afflux_env::{Disk, Env, Lock, OpenMode};
 use afflux_record::{
     Compression, Header,
     batch::Builder,
@@ -128,6 +128,14 @@ fn check_options(options: &LogOptions) -> Result<(), OpenError> {
     Ok(())
 }
 
+fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn Lock>, OpenError> {
+    let path = dir.join("lock");
+    disk.lock(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::InUse(dir.to_owned()),
+        _ => OpenError::io(&path, error),
+    })
+}
+
 /// Opens a data directory.
 pub(crate) fn open(
     env: &Env,
@@ -139,11 +147,7 @@ pub(crate) fn open(
     let disk = &*env.disk;
     let journal_dir = dir.join("journal");
     disk.create_dir_all(&journal_dir).map_err(|error| OpenError::io(dir, error))?;
-    let lock_path = dir.join("lock");
-    let lock = disk.lock(&lock_path).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => OpenError::InUse(dir.to_owned()),
-        _ => OpenError::io(&lock_path, error),
-    })?;
+    let lock = take_lock(disk, dir)?;
     let journal = format(env, dir)?;
     let mut recovered = recover(disk, &journal_dir, journal)?;
     let mut keeper = Keeper::default();
@@ -183,14 +187,8 @@ pub(crate) fn open(
         files: recovered.files,
         streams: recovered.streams,
     };
-    let mut state = Sequencer::new(options.clone(), start);
-    let groups_end = state.groups_end;
-    state.open();
-    while let Some(batch) = state.take() {
-        batch.commit().map_err(|error| OpenError::io(&batch.file.path, error))?;
-        state.publish(&mut Vec::new());
-    }
-    let durable = state.durable();
+    let groups_end = start.groups_end;
+    let state = begin(Sequencer::new(options.clone(), start))?;
     Ok(Shared {
         env: env.clone(),
         dir: journal_dir,
@@ -199,16 +197,26 @@ pub(crate) fn open(
         options,
         meta: RwLock::new(recovered.meta),
         changes: Mutex::new((ids, ids)),
+        durable: watch::Sender::new(JournalPosition(state.durable())),
         state: Mutex::new(state),
         work: Condvar::new(),
         chores: Condvar::new(),
         dead: AtomicBool::new(true),
         keeper: Mutex::new(keeper),
         appended: watch::Sender::new(JournalPosition(groups_end)),
-        durable: watch::Sender::new(JournalPosition(durable)),
         stepped,
         lock: Mutex::new(Some(lock)),
     })
+}
+
+/// Makes the new incarnation durable.
+fn begin(mut state: Sequencer) -> Result<Sequencer, OpenError> {
+    state.open();
+    while let Some(batch) = state.take() {
+        batch.commit().map_err(|error| OpenError::io(&batch.file.path, error))?;
+        state.publish(&mut Vec::new());
+    }
+    Ok(state)
 }
 
 /// Makes a file that is needed at once.

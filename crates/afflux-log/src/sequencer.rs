@@ -18,6 +18,7 @@
 //! A failed write or sync is the end: every waiting and every later ticket is told so. What had
 //! got offsets may or may not be in the journal; only recovery can say.
 
+mod file_state;
 mod staging;
 
 use std::{
@@ -29,73 +30,28 @@ use std::{
 use afflux_record::frame::{self, FRAME_HEADER_BYTES, Kind, frame_bytes};
 use afflux_types::{Incarnation, JournalPosition, LeaderEpoch, Offset, Timestamp};
 use bytes::Bytes;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
 use staging::Deferred;
+
+pub(crate) use file_state::FileState;
 
 use crate::{
     contract::{Appended, TicketSender},
     error::AppendError,
     group::{Body, Prepared},
     hot::HotTail,
-    index::{IndexEntry, Pieces, Stream, WHOLE},
-    journal::{FIRST_PAGE, Frame, IndexFile, JournalFile, WriteBatch, encode_producers},
+    index::{IndexEntry, Stream, WHOLE},
+    journal::{FIRST_PAGE, Frame, JournalFile, WriteBatch, encode_producers},
     options::LogOptions,
     producers::{Verdict, is_numbered},
 };
 
-/// Group boundaries are remembered at least this far apart.
-const BOUNDARY_EVERY: u64 = 16 << 10;
 /// Kept back in the last file for changes of the log's own metadata, so that topics can be
 /// removed when the disk is full.
 const META_RESERVE: u64 = 64 << 10;
 /// Producers that have not written for this long are forgotten (Kafka's default).
 const PRODUCER_EXPIRY_MS: i64 = 24 * 60 * 60 * 1000;
-
-/// A journal file and what is known of it.
-#[derive(Debug)]
-pub(crate) struct FileState {
-    pub(crate) file: Arc<JournalFile>,
-    /// Some group boundaries, until `index` has them.
-    pub(crate) boundaries: Vec<u64>,
-    /// Piece lists of staged batches that were committed here, until `index` has them.
-    pub(crate) pieces: Vec<Pieces>,
-    /// Earlier files with bytes of groups committed here.
-    pub(crate) foreign: HashSet<(u32, u64)>,
-    /// Its index, once sealed.
-    pub(crate) index: Option<Arc<IndexFile>>,
-}
-
-impl FileState {
-    pub(crate) fn new(file: Arc<JournalFile>) -> Self {
-        Self {
-            file,
-            boundaries: Vec::new(),
-            pieces: Vec::new(),
-            foreign: HashSet::new(),
-            index: None,
-        }
-    }
-
-    /// Remembers a group boundary, unless the last one is near.
-    pub(crate) fn boundary(&mut self, end: u64) {
-        if end >= self.boundaries.last().copied().unwrap_or(0) + BOUNDARY_EVERY {
-            self.boundaries.push(end);
-        }
-    }
-
-    /// Remembers the last group's end, if it lies in this file, before the file is indexed.
-    pub(crate) fn seal_boundaries(&mut self, groups_end: u64) {
-        let last = self.boundaries.last().copied().unwrap_or(self.file.base);
-        if groups_end > last {
-            self.boundaries.push(groups_end);
-        }
-    }
-
-    pub(crate) fn boundaries(&self) -> &[u64] {
-        self.index.as_ref().map_or(&self.boundaries, |index| &index.boundaries)
-    }
-}
 
 /// A file that is full; its index file is to be written once the seal is durable.
 #[derive(Debug)]
@@ -592,6 +548,10 @@ impl Sequencer {
     /// Whether the journal has failed.
     pub(crate) fn is_failed(&self) -> bool {
         self.failed.is_some()
+    }
+
+    pub(crate) fn failure(&self) -> Option<Arc<io::Error>> {
+        self.failed.clone()
     }
 
     /// Forgets producers that have long been silent.

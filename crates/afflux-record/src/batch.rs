@@ -1,4 +1,4 @@
-//! Kafka's v2 record batch: its header, its records, and how to build one.
+//! Kafka's v2 record batch: its header and its records. How to build one is in [`Builder`].
 //!
 //! ```text
 //!  0        8      12      16 17      21   23      27        35
@@ -24,9 +24,11 @@
 use afflux_types::{
     Classified, ErrorKind, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp,
 };
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 
 use crate::compression::{Compression, UNPACKED_BYTES_MAX};
+
+pub use crate::builder::{Builder, Producer};
 
 /// Bytes in front of the records.
 pub const HEADER_BYTES: usize = 61;
@@ -37,13 +39,13 @@ pub const MAGIC: i8 = 2;
 
 const EPOCH_AT: usize = 12;
 const MAGIC_AT: usize = 16;
-const CRC_AT: usize = 17;
-const ATTRIBUTES_AT: usize = 21;
+pub(crate) const CRC_AT: usize = 17;
+pub(crate) const ATTRIBUTES_AT: usize = 21;
 
 const COMPRESSION_MASK: i16 = 0b111;
 const LOG_APPEND_TIME: i16 = 1 << 3;
-const TRANSACTIONAL: i16 = 1 << 4;
-const CONTROL: i16 = 1 << 5;
+pub(crate) const TRANSACTIONAL: i16 = 1 << 4;
+pub(crate) const CONTROL: i16 = 1 << 5;
 
 /// Bytes that are not a batch that this module reads.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -440,171 +442,6 @@ fn read_varint(rest: &mut Bytes) -> Result<i64, &'static str> {
         }
     }
     Err("a number does not end")
-}
-
-fn put_varint(out: &mut BytesMut, value: i64) {
-    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
-    while rest >= 0x80 {
-        out.put_u8(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.put_u8(rest as u8);
-}
-
-fn put_bytes(out: &mut BytesMut, bytes: Option<&[u8]>) {
-    match bytes {
-        None => put_varint(out, -1),
-        Some(bytes) => {
-            put_varint(out, bytes.len() as i64);
-            out.put_slice(bytes);
-        }
-    }
-}
-
-/// Who numbers a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Producer {
-    /// Its id.
-    pub id: ProducerId,
-    /// Its epoch.
-    pub epoch: ProducerEpoch,
-    /// The sequence of the batch's first record.
-    pub base_sequence: i32,
-}
-
-/// Makes a batch of records. Base offset and leader epoch are 0: the log sets them.
-///
-/// A builder without records makes a batch without records, which no log takes.
-#[derive(Debug)]
-pub struct Builder {
-    compression: Compression,
-    producer: Option<Producer>,
-    attributes: i16,
-    records: BytesMut,
-    scratch: BytesMut,
-    count: i32,
-    base_timestamp: Timestamp,
-    max_timestamp: Timestamp,
-}
-
-impl Builder {
-    /// An empty batch.
-    pub fn new(compression: Compression) -> Self {
-        Self {
-            compression,
-            producer: None,
-            attributes: 0,
-            records: BytesMut::new(),
-            scratch: BytesMut::new(),
-            count: 0,
-            base_timestamp: Timestamp(0),
-            max_timestamp: Timestamp(0),
-        }
-    }
-
-    /// Numbers the batch for an idempotent producer.
-    #[must_use]
-    pub fn producer(mut self, producer: Producer) -> Self {
-        self.producer = Some(producer);
-        self
-    }
-
-    /// Marks the batch as part of a transaction.
-    #[must_use]
-    pub fn transactional(mut self) -> Self {
-        self.attributes |= TRANSACTIONAL;
-        self
-    }
-
-    /// Marks the batch as one of markers.
-    #[must_use]
-    pub fn control(mut self) -> Self {
-        self.attributes |= CONTROL;
-        self
-    }
-
-    /// Adds a record without headers.
-    pub fn push(&mut self, timestamp: Timestamp, key: Option<&[u8]>, value: Option<&[u8]>) {
-        self.push_with_headers(timestamp, key, value, &[]);
-    }
-
-    /// Adds a record.
-    pub fn push_with_headers(
-        &mut self,
-        timestamp: Timestamp,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        headers: &[(&[u8], Option<&[u8]>)],
-    ) {
-        if self.count == 0 {
-            self.base_timestamp = timestamp;
-            self.max_timestamp = timestamp;
-        }
-        self.max_timestamp = self.max_timestamp.max(timestamp);
-        let body = &mut self.scratch;
-        body.clear();
-        body.put_u8(0);
-        put_varint(body, timestamp.0.wrapping_sub(self.base_timestamp.0));
-        put_varint(body, i64::from(self.count));
-        put_bytes(body, key);
-        put_bytes(body, value);
-        put_varint(body, headers.len() as i64);
-        for (name, value) in headers {
-            put_bytes(body, Some(name));
-            put_bytes(body, *value);
-        }
-        put_varint(&mut self.records, body.len() as i64);
-        self.records.put_slice(body);
-        self.count += 1;
-    }
-
-    /// Bytes so far, before compression.
-    pub fn bytes(&self) -> usize {
-        HEADER_BYTES + self.records.len()
-    }
-
-    /// Records so far.
-    pub fn record_count(&self) -> usize {
-        self.count as usize
-    }
-
-    /// The batch.
-    pub fn finish(self) -> Result<Bytes, BatchError> {
-        let packed;
-        let records: &[u8] = match self.compression {
-            Compression::None => &self.records,
-            codec => {
-                packed = codec.pack(&self.records)?;
-                &packed
-            }
-        };
-        let producer = self.producer.unwrap_or(Producer {
-            id: ProducerId::NONE,
-            epoch: ProducerEpoch(-1),
-            base_sequence: -1,
-        });
-        let bytes = HEADER_BYTES + records.len();
-        let length = i32::try_from(bytes - LENGTH_PREFIX_BYTES)
-            .map_err(|_| BatchError::Header("it is larger than 2 GiB"))?;
-        let mut out = BytesMut::with_capacity(bytes);
-        out.put_i64(0);
-        out.put_i32(length);
-        out.put_i32(0);
-        out.put_i8(MAGIC);
-        out.put_u32(0);
-        out.put_i16(self.attributes | self.compression.code());
-        out.put_i32((self.count - 1).max(0));
-        out.put_i64(self.base_timestamp.0);
-        out.put_i64(self.max_timestamp.0);
-        out.put_i64(producer.id.0);
-        out.put_i16(producer.epoch.0);
-        out.put_i32(producer.base_sequence);
-        out.put_i32(self.count);
-        out.put_slice(records);
-        let crc = crc32c::crc32c(&out[ATTRIBUTES_AT..]);
-        out[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&crc.to_be_bytes());
-        Ok(out.freeze())
-    }
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+use afflux_types::{ProducerEpoch, ProducerId};
+use bytes::BytesMut;
 use proptest::prelude::*;
 
 use super::*;

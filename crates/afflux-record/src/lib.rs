@@ -4,6 +4,7 @@
 //! trusts them: every length is checked against the bytes that are there.
 
 pub mod batch;
+mod builder;
 pub mod changelog;
 pub mod compression;
 pub mod frame;

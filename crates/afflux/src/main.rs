@@ -1,2 +1,74 @@
-//! afflux
-fn main() {}
+//! The `afflux` command.
+//!
+//! | command | module | talks to a node by |
+//! |---|---|---|
+//! | `up` | [`up`] | being one |
+//! | `demo` | [`demo`] | starting one as a child; Kafka, HTTP |
+//! | `sql` | [`sql`] | HTTP |
+//! | `topic`, `produce`, `consume` | [`topic`], [`produce`], [`consume`] | Kafka |
+//!
+//! Not here: anything that a node does. `up` hands its flags to `afflux-server`; all the others
+//! are clients and reach a node as any client would.
+
+mod args;
+mod consume;
+mod demo;
+mod failure;
+mod http;
+mod interrupt;
+mod kafka;
+mod produce;
+mod sql;
+mod terminal;
+mod topic;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command, CompletionsArgs, Shell, VersionArgs};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Up(args) => up::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Sql(args) => sql::run(&args),
+        Command::Topic(args) => topic::run(args),
+        Command::Produce(args) => produce::run(&args),
+        Command::Consume(args) => consume::run(&args),
+        Command::Version(args) => {
+            version(&args);
+            Ok(())
+        }
+        Command::Completions(args) => {
+            completions(&args);
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => Failure::report(&failure),
+    }
+}
+
+fn version(args: &VersionArgs) {
+    let version = env!("CARGO_PKG_VERSION");
+    if args.json {
+        println!("{}", serde_json::json!({ "version": version }));
+    } else {
+        println!("afflux {version}");
+    }
+}
+
+fn completions(args: &CompletionsArgs) {
+    let shell = match args.shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Elvish => clap_complete::Shell::Elvish,
+        Shell::Fish => clap_complete::Shell::Fish,
+        Shell::Powershell => clap_complete::Shell::PowerShell,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+    };
+    clap_complete::generate(shell, &mut Cli::command(), "afflux", &mut std::io::stdout());
+}

@@ -107,7 +107,9 @@ fn expected(inputs: &[Vec<Input>]) -> BTreeMap<&'static str, Vec<String>> {
                 .collect(),
         ),
     ]);
-    expected.values_mut().for_each(|rows| rows.sort());
+    for rows in expected.values_mut() {
+        rows.sort();
+    }
     expected
 }
 

@@ -76,7 +76,7 @@ proptest! {
     #[test]
     fn a_keyed_view_holds_what_the_changes_say(ticks in ticks(), seed in 0..7_usize) {
         let layout = Layout::new(schema(), Some(vec![0])).unwrap();
-        let mut contents = layout.empty();
+        let mut contents = Contents::empty();
         let mut model: BTreeMap<String, i64> = BTreeMap::new();
         let mut versions = Vec::new();
         for tick in ticks {
@@ -114,7 +114,7 @@ proptest! {
     #[test]
     fn replaying_old_changes_over_newer_contents_ends_right(ticks in ticks(), from in 0..20_usize) {
         let layout = Layout::new(schema(), Some(vec![0])).unwrap();
-        let mut contents = layout.empty();
+        let mut contents = Contents::empty();
         let mut model: BTreeMap<String, i64> = BTreeMap::new();
         let mut log = Vec::new();
         for tick in ticks {
@@ -146,7 +146,7 @@ proptest! {
         (("[a-c]", 0..2_i64), 1..3_i64, any::<bool>()), 0..40
     )) {
         let layout = Layout::new(schema(), None).unwrap();
-        let mut contents = layout.empty();
+        let mut contents = Contents::empty();
         let mut model: BTreeMap<Row, i64> = BTreeMap::new();
         for (row, times, add) in rows {
             let there = model.entry(row.clone()).or_default();
@@ -167,7 +167,7 @@ proptest! {
 #[test]
 fn a_view_of_one_row_has_an_empty_key() {
     let layout = Layout::new(schema(), Some(Vec::new())).unwrap();
-    let mut contents = layout.empty();
+    let mut contents = Contents::empty();
     let row = |value: i64| (String::new(), value);
     layout.apply(&mut contents, &changes(&[(row(1), 1)])).unwrap();
     layout.apply(&mut contents, &changes(&[(row(2), 1), (row(1), -1)])).unwrap();

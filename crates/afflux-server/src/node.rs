@@ -1,0 +1,167 @@
+//! A node's life: see the crate's steps.
+
+use std::{fs, io, path::Path, sync::Arc};
+
+use afflux_engine::{Engine, EngineOptions};
+use afflux_env::Env;
+use afflux_log::{EmbeddedLog, Log, LogOptions};
+use afflux_serve::{ServeOptions, Serving};
+use tokio::{sync::watch, task::JoinHandle};
+
+use crate::{
+    Addresses, Config, StartError,
+    crash::{CrashDisk, CrashLog, Trigger},
+    listen,
+};
+
+/// Kafka's own name for the topic of committed offsets, which clients do not see.
+const COMMITTED_OFFSETS: &str = "__consumer_offsets";
+
+/// A node that serves. [`Node::stop`] ends it; one that is dropped instead ends as by a crash,
+/// which loses nothing either.
+pub struct Node {
+    addresses: Addresses,
+    log: Arc<EmbeddedLog>,
+    engine: Engine,
+    serving: Serving,
+    kafka: JoinHandle<Result<(), afflux_kafka::StartError>>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Node {
+    /// Starts a node. When this returns it serves, and the ready file is there.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let mut env = afflux_env::real::env();
+        let (network, addresses) = listen::bind(&env, config.listen).await?;
+        env.network = network;
+        let trigger = config.crash.as_ref().and_then(Trigger::of);
+        if let Some(trigger) = &trigger {
+            env.disk = Arc::new(CrashDisk::new(env.disk, Arc::clone(trigger)));
+        }
+
+        let (log, engine) = {
+            let (env, dir) = (env.clone(), config.data_dir.clone());
+            // Recovery reads files, and takes as long as it takes.
+            tokio::task::spawn_blocking(move || open(&env, &dir, trigger))
+                .await
+                .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?
+        };
+
+        let (stopping, stops) = watch::channel(false);
+        let listener =
+            env.network.listen(addresses.kafka).await.map_err(|source| StartError::Address {
+                listener: crate::Listener::Kafka,
+                address: addresses.kafka,
+                source,
+            })?;
+        let options = afflux_kafka::Options::default();
+        let kafka = tokio::spawn(afflux_kafka::serve(
+            env.clone(),
+            Arc::clone(&log),
+            listener,
+            options,
+            stops,
+        ));
+        let options = ServeOptions {
+            postgres: addresses.postgres,
+            http: addresses.http,
+            ..ServeOptions::default()
+        };
+        let topics = listed_topics(Arc::clone(&log));
+        let serving = afflux_serve::serve(&env, engine.clone(), topics, options).await?;
+        let node = Self { addresses, log, engine, serving, kafka, stopping };
+        if let Some(path) = &config.ready_file
+            && let Err(source) = write_whole(path, &addresses)
+        {
+            let path = path.clone();
+            node.stop().await;
+            return Err(StartError::ReadyFile { path, source });
+        }
+        tracing::info!(kafka = %addresses.kafka, postgres = %addresses.postgres,
+            http = %addresses.http, "serving");
+        Ok(node)
+    }
+
+    /// Where it serves.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Resolves, with the reason, when the node can not go on and has to be started again.
+    pub async fn failed(&mut self) -> String {
+        let mut durable = self.log.durable();
+        let journal = async {
+            loop {
+                if let Some(error) = self.log.failure() {
+                    return format!("the journal failed: {error}");
+                }
+                if durable.changed().await.is_err() {
+                    // Only a shutdown ends the log, and that is not for here to tell.
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            reason = journal => reason,
+            ended = &mut self.kafka => match ended {
+                Ok(Ok(())) => "the Kafka listener ended".to_owned(),
+                Ok(Err(error)) => format!("the Kafka listener ended: {error}"),
+                Err(error) => format!("the Kafka listener ended: {error}"),
+            },
+        }
+    }
+
+    /// Stops, cleanly: answers in flight may end, within seconds, and the log says that it is
+    /// whole, so that the next start has nothing to repair.
+    pub async fn stop(self) {
+        let Self { log, engine, serving, kafka, stopping, .. } = self;
+        stopping.send_replace(true);
+        let kafka = async move {
+            if !kafka.is_finished() {
+                let _ = kafka.await;
+            }
+        };
+        tokio::join!(kafka, serving.shutdown());
+        engine.shutdown().await;
+        // It waits for the disk.
+        let _ = tokio::task::spawn_blocking(move || log.shutdown()).await;
+    }
+}
+
+fn open(
+    env: &Env,
+    dir: &Path,
+    trigger: Option<Arc<Trigger>>,
+) -> Result<(Arc<EmbeddedLog>, Engine), StartError> {
+    env.disk
+        .create_dir_all(dir)
+        .map_err(|source| StartError::DataDir { path: dir.to_owned(), source })?;
+    let log = Arc::new(EmbeddedLog::open(env, dir, LogOptions::default())?);
+    let door: Arc<dyn Log> = match trigger {
+        Some(trigger) => Arc::new(CrashLog { log: log.clone(), trigger }),
+        None => log.clone(),
+    };
+    let engine = Engine::start(env.clone(), door, EngineOptions::default())?;
+    Ok((log, engine))
+}
+
+/// Writes the addresses as JSON into a file that appears whole or not at all.
+#[expect(clippy::disallowed_methods, reason = "a message to another process, not the node's data")]
+fn write_whole(path: &Path, addresses: &Addresses) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let part = path.with_file_name(name);
+    fs::write(&part, serde_json::to_vec(addresses)?)?;
+    fs::rename(&part, path)
+}
+
+/// The topics that clients may see, with their partition counts.
+fn listed_topics(log: Arc<EmbeddedLog>) -> afflux_serve::TopicList {
+    Arc::new(move || {
+        let topics = log.topics();
+        let listed = topics
+            .iter()
+            .filter(|topic| !topic.name.is_internal() && topic.name.as_str() != COMMITTED_OFFSETS);
+        listed.map(|topic| (topic.name.clone(), topic.partitions)).collect()
+    })
+}

@@ -1,0 +1,377 @@
+//! Every command, flag and default, declared once: the parser, `--help` and the shell completions
+//! all come from here.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+};
+
+use afflux_server::Addresses;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The ports that everything listens on and connects to unless told otherwise.
+pub(crate) const KAFKA_PORT: u16 = 9092;
+pub(crate) const POSTGRES_PORT: u16 = 5433;
+pub(crate) const HTTP_PORT: u16 = 8080;
+
+/// What `--help` says at its end about the exit status.
+const EXIT_STATUS: &str = "\
+Exit status:
+  0    success, also after Ctrl-C has ended a command that runs until then
+  1    the command failed
+  2    the command line is wrong
+  3    the node can not be reached
+  4    the node can not start here: an address or the data directory is in use or unusable
+  5    stored data are damaged
+  130  Ctrl-C came before the command was done
+
+Colours are left out where NO_COLOR is set or the output is not a terminal.";
+
+/// A real-time streaming platform in one binary.
+///
+/// A Kafka-compatible broker, streaming SQL, and materialised views that any Postgres client can
+/// read and any client can follow live.
+#[derive(Debug, Parser)]
+#[command(name = "afflux", version, about, after_help = EXIT_STATUS, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a node in the foreground until Ctrl-C
+    #[command(after_help = "\
+Examples:
+  afflux up
+  afflux up --data-dir /var/lib/afflux --http 0.0.0.0:8080
+  afflux up --kafka 127.0.0.1:0 --postgres 127.0.0.1:0 --http 127.0.0.1:0 --ready-file node.json
+
+The ready file is written, whole, once the node serves:
+  {\"kafka\":\"127.0.0.1:9092\",\"postgres\":\"127.0.0.1:5433\",\"http\":\"127.0.0.1:8080\"}")]
+    Up(UpArgs),
+    /// Replay a year of real flights into a node of its own and keep two views of it
+    #[command(after_help = "\
+Examples:
+  afflux demo                               a day of flights a second, until Ctrl-C
+  afflux demo --speed max --until-done      the year as fast as it goes, then check the views
+  afflux demo --speed max --seconds 60 --until-done --json
+
+With --until-done each view is recomputed in one batch from the table of flights and compared row
+by row with what the node answers; exit status 1 if a row differs. The latency shown is that from
+the send call of an arrival to the first change of view \"routes\", received as server-sent event,
+whose count for that route includes the record.")]
+    Demo(DemoArgs),
+    /// Run SQL, interactively or from a file or the command line
+    #[command(after_help = "\
+Examples:
+  afflux sql
+  afflux sql -c 'SELECT * FROM routes ORDER BY flights DESC LIMIT 10'
+  afflux sql -f examples/flights/flights.sql
+  afflux sql -c 'SHOW VIEWS' --json")]
+    Sql(SqlArgs),
+    /// List, create, describe or delete topics
+    #[command(after_help = "\
+Examples:
+  afflux topic create orders --partitions 4
+  afflux topic list --json
+  afflux topic describe orders
+  afflux topic delete orders")]
+    Topic(TopicArgs),
+    /// Send each line of the standard input as a record
+    #[command(after_help = "\
+Examples:
+  echo '{\"id\": 1}' | afflux produce orders
+  afflux produce orders --key-separator : <orders.txt")]
+    Produce(ProduceArgs),
+    /// Print the records of a topic as they come
+    #[command(after_help = "\
+Examples:
+  afflux consume orders
+  afflux consume orders --from-beginning -n 10 --json
+  afflux consume orders --group billing")]
+    Consume(ConsumeArgs),
+    /// Print the version
+    Version(VersionArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  afflux completions bash >~/.local/share/bash-completion/completions/afflux
+  afflux completions zsh >~/.zfunc/_afflux
+  afflux completions fish >~/.config/fish/completions/afflux.fish")]
+    Completions(CompletionsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Where everything is kept
+    #[arg(long, value_name = "DIR", env = "AFFLUX_DATA_DIR", default_value = "afflux-data")]
+    pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
+    /// Write the bound addresses here as JSON once the node serves
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// Print the bound addresses as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Stop when the standard input ends, as it does when the parent process is gone
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_ends: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListenArgs {
+    /// Where Kafka clients connect; port 0 picks a free one
+    #[arg(long, value_name = "HOST:PORT", env = "AFFLUX_KAFKA", value_parser = listen_address,
+          default_value_t = loopback(KAFKA_PORT))]
+    pub(crate) kafka: SocketAddr,
+    /// Where Postgres clients connect; port 0 picks a free one
+    #[arg(long, value_name = "HOST:PORT", env = "AFFLUX_POSTGRES", value_parser = listen_address,
+          default_value_t = loopback(POSTGRES_PORT))]
+    pub(crate) postgres: SocketAddr,
+    /// Where HTTP clients connect; port 0 picks a free one
+    #[arg(long, value_name = "HOST:PORT", env = "AFFLUX_HTTP", value_parser = listen_address,
+          default_value_t = loopback(HTTP_PORT))]
+    pub(crate) http: SocketAddr,
+}
+
+impl ListenArgs {
+    /// The three of them.
+    pub(crate) fn addresses(&self) -> Addresses {
+        Addresses { kafka: self.kafka, postgres: self.postgres, http: self.http }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Days of flights a second, or "max"
+    #[arg(long, value_name = "DAYS|max", default_value = "1", value_parser = speed)]
+    pub(crate) speed: Speed,
+    /// Keep the node's data here [default: a temporary directory, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// End when every flight is in the views, check them, and say how long it took
+    #[arg(long)]
+    pub(crate) until_done: bool,
+    /// Repeat the year, each time a year later, until so many seconds are over
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) seconds: Option<u32>,
+    /// Where Kafka clients connect [default: 127.0.0.1:9092, or the next free port]
+    #[arg(long, value_name = "HOST:PORT", env = "AFFLUX_KAFKA", value_parser = listen_address)]
+    pub(crate) kafka: Option<SocketAddr>,
+    /// Where Postgres clients connect [default: 127.0.0.1:5433, or the next free port]
+    #[arg(long, value_name = "HOST:PORT", env = "AFFLUX_POSTGRES", value_parser = listen_address)]
+    pub(crate) postgres: Option<SocketAddr>,
+    /// Where HTTP clients connect [default: 127.0.0.1:8080, or the next free port]
+    #[arg(long, value_name = "HOST:PORT", env = "AFFLUX_HTTP", value_parser = listen_address)]
+    pub(crate) http: Option<SocketAddr>,
+    /// Print what happens as one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only the first days of the year, for tests
+    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) days: Option<u32>,
+    /// Do not send the N-th record, counted from 0: the check must notice
+    #[arg(long, value_name = "N", hide = true)]
+    pub(crate) drop_record: Option<u64>,
+    /// Give up when nothing has come nearer to the end for so many seconds
+    #[arg(long, value_name = "N", hide = true, default_value_t = 60)]
+    pub(crate) patience: u64,
+}
+
+/// How fast the replay goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Speed {
+    /// Days of event time a second.
+    DaysASecond(f64),
+    /// As fast as it goes.
+    Max,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SqlArgs {
+    /// Run these statements and exit
+    #[arg(short = 'c', long, value_name = "SQL", conflicts_with = "file")]
+    pub(crate) command: Option<String>,
+    /// Run the statements of a file ("-" is the standard input) and exit
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Print one JSON object a row
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) node: HttpNode,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HttpNode {
+    /// Where the node serves HTTP
+    #[arg(long, value_name = "HOST:PORT", env = "AFFLUX_HTTP",
+          default_value_t = loopback(HTTP_PORT).to_string())]
+    pub(crate) http: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KafkaNode {
+    /// Where the node serves Kafka clients
+    #[arg(long, value_name = "HOST:PORT", env = "AFFLUX_KAFKA",
+          default_value_t = loopback(KAFKA_PORT).to_string())]
+    pub(crate) kafka: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopicArgs {
+    #[command(subcommand)]
+    pub(crate) command: TopicCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopicCommand {
+    /// List all topics
+    List {
+        #[command(flatten)]
+        node: KafkaNode,
+        /// Print one JSON object a topic
+        #[arg(long)]
+        json: bool,
+    },
+    /// Create a topic
+    Create {
+        /// The topic's name
+        topic: String,
+        /// How many partitions
+        #[arg(short, long, value_name = "N", default_value_t = 1,
+              value_parser = clap::value_parser!(i32).range(1..))]
+        partitions: i32,
+        #[command(flatten)]
+        node: KafkaNode,
+    },
+    /// Show a topic's partitions and how many records they hold
+    Describe {
+        /// The topic's name
+        topic: String,
+        #[command(flatten)]
+        node: KafkaNode,
+        /// Print one JSON object a partition
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete a topic and all its records
+    Delete {
+        /// The topic's name
+        topic: String,
+        #[command(flatten)]
+        node: KafkaNode,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProduceArgs {
+    /// The topic
+    pub(crate) topic: String,
+    /// What stands between key and value in a line [default: a line is a value without a key]
+    #[arg(short = 'k', long, value_name = "TEXT")]
+    pub(crate) key_separator: Option<String>,
+    #[command(flatten)]
+    pub(crate) node: KafkaNode,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConsumeArgs {
+    /// The topic
+    pub(crate) topic: String,
+    /// Begin at the first record that is still there, not behind the last
+    #[arg(long)]
+    pub(crate) from_beginning: bool,
+    /// Join a consumer group, go on where it was, and commit what was printed
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) group: Option<String>,
+    /// End after so many records
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Print one JSON object a record, with its place, time and headers
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) node: KafkaNode,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VersionArgs {
+    /// Print it as a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: Shell,
+}
+
+/// The shells that completions are made for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Elvish,
+    Fish,
+    Powershell,
+    Zsh,
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.to_socket_addrs()
+        .ok()
+        .and_then(|mut addresses| addresses.next())
+        .ok_or_else(|| "expected HOST:PORT, such as 127.0.0.1:9092".to_owned())
+}
+
+fn speed(text: &str) -> Result<Speed, String> {
+    if text == "max" {
+        return Ok(Speed::Max);
+    }
+    match text.parse::<f64>() {
+        Ok(days) if days.is_finite() && days > 0.0 => Ok(Speed::DaysASecond(days)),
+        _ => Err("expected a number of days above zero, or \"max\"".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn speeds_are_days_or_max() {
+        let check = |text: &str, expected: Option<Speed>| assert_eq!(speed(text).ok(), expected);
+        check("max", Some(Speed::Max));
+        check("1", Some(Speed::DaysASecond(1.0)));
+        check("0.5", Some(Speed::DaysASecond(0.5)));
+        check("0", None);
+        check("-1", None);
+        check("NaN", None);
+        check("inf", None);
+        check("fast", None);
+    }
+
+    #[test]
+    fn every_command_shows_examples() {
+        for command in Cli::command().get_subcommands() {
+            if command.get_name() != "version" {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Examples:\n  "), "afflux {}", command.get_name());
+            }
+        }
+    }
+}

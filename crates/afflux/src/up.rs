@@ -1,0 +1,104 @@
+//! `afflux up`: one node in the foreground.
+
+use std::io::Read;
+
+use afflux_server::{Config, CrashPlan, Node};
+use anyhow::Context;
+use tokio::sync::oneshot;
+
+use crate::{
+    args::UpArgs,
+    failure::{Failure, Status},
+    interrupt::Signals,
+};
+
+/// For tests alone: `SEED:CRASHES:LEDGER` makes the node end its own process in the middle of a commit.
+const CRASH_VARIABLE: &str = "AFFLUX_TEST_CRASH";
+
+/// Runs the command.
+pub(crate) fn run(args: UpArgs) -> Result<(), Failure> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("AFFLUX_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .with_ansi(crate::terminal::colours_on_stderr())
+        .with_writer(std::io::stderr)
+        .init();
+    let crash = match std::env::var(CRASH_VARIABLE) {
+        Ok(text) => Some(CrashPlan::parse(&text).with_context(|| {
+            format!("{CRASH_VARIABLE} is {text:?}, not SEED:CRASHES:LEDGER; it is for tests alone")
+        })?),
+        Err(_) => None,
+    };
+    let config = Config {
+        data_dir: args.data_dir.clone(),
+        listen: args.listen.addresses(),
+        ready_file: args.ready_file.clone(),
+        crash,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(serve(config, &args))
+}
+
+async fn serve(config: Config, args: &UpArgs) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let parent_gone = args.until_stdin_ends.then(stdin_end);
+    let mut node = Node::start(config).await.map_err(|error| Failure::start(&error))?;
+    let addresses = node.addresses();
+    if args.json {
+        println!("{}", serde_json::to_string(&addresses).context("printing the addresses")?);
+    } else {
+        println!("kafka:    {}", addresses.kafka);
+        println!("postgres: {}", addresses.postgres);
+        println!("http:     http://{}/", addresses.http);
+        println!("data:     {}", args.data_dir.display());
+        println!("Ctrl-C stops the node.");
+    }
+    let end = tokio::select! {
+        () = signals.next() => End::Signal,
+        _ = async { parent_gone.expect("checked by the condition").await },
+            if parent_gone.is_some() => End::ParentGone,
+        reason = node.failed() => End::Failed(reason),
+    };
+    let second_signal = async {
+        if !matches!(end, End::Signal) {
+            signals.next().await;
+        }
+        signals.next().await;
+    };
+    tokio::select! {
+        () = node.stop() => {}
+        () = second_signal => return Err(Failure::interrupted()),
+    }
+    match end {
+        End::Signal | End::ParentGone => Ok(()),
+        End::Failed(reason) => Err(Failure::new(Status::Failed, reason)
+            .hint("nothing acknowledged is lost; start the node again once the cause is removed")),
+    }
+}
+
+/// Why a node is to end.
+enum End {
+    /// Ctrl-C or SIGTERM. A second one means: at once.
+    Signal,
+    /// The standard input ended.
+    ParentGone,
+    /// It can not go on.
+    Failed(String),
+}
+
+/// Resolves when the standard input ends. On a thread, because a read of it can not be cancelled.
+fn stdin_end() -> oneshot::Receiver<()> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut stdin = std::io::stdin().lock();
+        let mut bytes = [0; 64];
+        while matches!(stdin.read(&mut bytes), Ok(1..)) {}
+        let _ = sender.send(());
+    });
+    receiver
+}

@@ -1,0 +1,227 @@
+//! The command line, whole processes against a real node.
+
+mod support;
+
+use std::{net::TcpListener, path::Path, process::Stdio};
+
+use serde_json::json;
+use support::{Node, afflux, run, run_with, up};
+
+#[test]
+fn a_node_tells_where_it_serves_and_ends_cleanly() {
+    let node = Node::start();
+    let ready = std::fs::read_to_string(node.dir.path().join("ready.json")).expect("a ready file");
+    let ready: serde_json::Value = serde_json::from_str(&ready).expect("JSON");
+    assert_eq!(ready, json!({ "kafka": node.kafka, "postgres": node.postgres, "http": node.http }));
+    let (status, _dir) = node.stop();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn signals_end_a_node_cleanly() {
+    use rustix::process::{Pid, Signal, kill_process};
+
+    for signal in [Signal::INT, Signal::TERM] {
+        let node = Node::start();
+        let pid = Pid::from_raw(node.pid() as i32).expect("a process id");
+        kill_process(pid, signal).expect("it runs");
+        assert_eq!(node.wait().code(), Some(0), "{signal:?}");
+    }
+}
+
+#[test]
+fn topics_are_created_listed_described_and_deleted() {
+    let node = Node::start();
+    assert_eq!(node.run(&["topic", "list"]).ok(), "no topics\n");
+    node.run(&["topic", "create", "orders", "--partitions", "3"]).ok();
+    assert_eq!(
+        node.run(&["topic", "list", "--json"]).json(),
+        [json!({ "topic": "orders", "partitions": 3 })]
+    );
+    assert_eq!(
+        node.run(&["topic", "describe", "orders", "--json"]).json(),
+        (0..3)
+            .map(|p| json!({ "topic": "orders", "partition": p, "start": 0, "end": 0 }))
+            .collect::<Vec<_>>()
+    );
+    node.run(&["topic", "create", "orders"]).fails(1, &["error: topic \"orders\" exists already"]);
+    node.run(&["topic", "create", "a b"])
+        .fails(1, &["error: \"a b\" is not a topic name", "hint: "]);
+    node.run(&["topic", "delete", "orders"]).ok();
+    assert_eq!(node.run(&["topic", "list", "--json"]).ok(), "");
+    let unknown = ["error: there is no topic \"orders\"", "hint: "];
+    node.run(&["topic", "delete", "orders"]).fails(1, &unknown);
+    node.run(&["topic", "describe", "orders"]).fails(1, &unknown);
+    node.run(&["consume", "orders"]).fails(1, &unknown);
+    run_with(&mut node.command(&["produce", "orders"]), "x\n").fails(1, &unknown);
+}
+
+#[test]
+fn lines_become_records_and_records_lines() {
+    let node = Node::start();
+    node.run(&["topic", "create", "orders"]).ok();
+    run_with(&mut node.command(&["produce", "orders", "-k", ":"]), "a:1\nb:2\na:3:4\n").ok();
+    assert_eq!(node.run(&["consume", "orders", "--from-beginning", "-n", "3"]).ok(), "1\n2\n3:4\n");
+    let records = node.run(&["consume", "orders", "--from-beginning", "-n", "3", "--json"]).json();
+    assert_eq!(records[2]["key"], "a");
+    assert_eq!(records[2]["value"], "3:4");
+    assert_eq!(records[2]["offset"], 2);
+    assert!(records[2]["timestamp"].as_i64().expect("a number") > 1_600_000_000_000);
+    run_with(&mut node.command(&["produce", "orders", "-k", "="]), "a=1\nb\n")
+        .fails(1, &["line 2 has no \"=\""]);
+}
+
+#[test]
+fn a_group_goes_on_where_it_was() {
+    let node = Node::start();
+    node.run(&["topic", "create", "orders"]).ok();
+    run_with(&mut node.command(&["produce", "orders"]), "1\n2\n3\n").ok();
+    let consume = ["consume", "orders", "--group", "g", "--from-beginning", "-n"];
+    let first = node.run(&[&consume[..], &["2"]].concat()).ok();
+    assert_eq!(first, "1\n2\n");
+    assert_eq!(node.run(&[&consume[..], &["1"]].concat()).ok(), "3\n");
+}
+
+#[test]
+fn statements_run_in_turn_and_print_rows() {
+    let node = Node::start();
+    node.run(&["topic", "create", "orders"]).ok();
+    let file = node.dir.path().join("orders.sql");
+    std::fs::write(
+        &file,
+        "-- a source; and a view\n\
+         CREATE SOURCE orders (id INT NOT NULL, name VARCHAR) WITH (topic = 'orders', format = 'json');\n\
+         CREATE MATERIALIZED VIEW totals AS SELECT name, count(*) AS n FROM orders GROUP BY name;\n",
+    )
+    .expect("a file");
+    node.run(&["sql", "-f", file.to_str().expect("text")]).ok();
+    let lines =
+        "{\"id\":1,\"name\":\"a\"}\n{\"id\":2,\"name\":\"a;\"}\n{\"id\":3,\"name\":\"a\"}\n";
+    run_with(&mut node.command(&["produce", "orders"]), lines).ok();
+    let query = "SELECT name, n FROM totals ORDER BY name";
+    // Acknowledged records reach the view at the next tick.
+    while node.sql(query).len() < 2 {}
+    assert_eq!(node.sql(query), [json!({ "name": "a", "n": 2 }), json!({ "name": "a;", "n": 1 })]);
+    assert_eq!(
+        node.run(&["sql", "-c", query]).ok(),
+        "name  n\n----  -\na     2\na;    1\n(2 rows)\n"
+    );
+    assert_eq!(
+        run_with(&mut node.command(&["sql"]), "SELECT 1 AS one; SELECT 2 AS two").ok(),
+        "one\n---\n  1\n(1 row)\ntwo\n---\n  2\n(1 row)\n"
+    );
+    // What comes before a mistake is done.
+    let wrong = node.run(&["sql", "--json", "-c", "SELECT 1 AS one; SELECT nothing FROM totals"]);
+    assert_eq!(wrong.out, "{\"one\":1}\n");
+    wrong.fails(1, &["error: ", "nothing"]);
+    node.run(&["sql", "-c", "SELEC 1"]).fails(1, &["error: ", "line 1, column "]);
+    node.run(&["sql", "-f", "/no/such/file"]).fails(1, &["error: reading /no/such/file"]);
+}
+
+#[test]
+fn what_was_acknowledged_outlives_a_kill() {
+    let node = Node::start();
+    node.run(&["topic", "create", "orders", "-p", "2"]).ok();
+    run_with(&mut node.command(&["produce", "orders"]), "1\n2\n3\n").ok();
+    let node = Node::start_in(node.kill());
+    let mut lines: Vec<_> = node
+        .run(&["consume", "orders", "--from-beginning", "-n", "3"])
+        .ok()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    lines.sort();
+    assert_eq!(lines, ["1", "2", "3"]);
+}
+
+#[test]
+fn a_port_in_use_is_told_with_its_flag() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    for flag in ["--kafka", "--postgres", "--http"] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut command = afflux();
+        command.arg("up").arg("--data-dir").arg(dir.path().join("data"));
+        for other in ["--kafka", "--postgres", "--http"] {
+            command.args([other, if other == flag { &address } else { "127.0.0.1:0" }]);
+        }
+        run(&mut command).fails(4, &["error: ", &address, "in use", "hint: ", flag]);
+        assert!(!dir.path().join("data").exists(), "nothing is touched");
+    }
+}
+
+#[test]
+fn a_data_directory_in_use_is_told() {
+    let node = Node::start();
+    run(&mut up(&node.dir.path().join("data"))).fails(4, &["error: ", "in use", "hint: "]);
+}
+
+#[test]
+fn a_data_directory_that_can_not_be_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").expect("a file");
+    run(&mut up(&file.join("data"))).fails(4, &["error: ", "data directory", "hint: "]);
+}
+
+#[test]
+fn nobody_there_is_told() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let free = free.to_string();
+    let check = |words: &[&str]| {
+        let mut command = afflux();
+        command.args(words).env("AFFLUX_KAFKA", &free).env("AFFLUX_HTTP", &free);
+        run(&mut command).fails(3, &["error: ", "can not be reached", "hint: "]);
+    };
+    check(&["sql", "-c", "SELECT 1"]);
+    check(&["topic", "list"]);
+    check(&["topic", "create", "t"]);
+    check(&["produce", "t"]);
+    check(&["consume", "t"]);
+}
+
+#[test]
+fn wrong_command_lines_are_status_2() {
+    let check = |words: &[&str]| run(afflux().args(words)).fails(2, &["error: "]);
+    check(&["nothing"]);
+    check(&["up", "--kafka", "nowhere"]);
+    check(&["demo", "--speed", "0"]);
+    check(&["sql", "-c", "SELECT 1", "-f", "x"]);
+    check(&["topic", "create", "t", "--partitions", "0"]);
+}
+
+#[test]
+fn version_help_and_completions() {
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(run(afflux().arg("version")).ok(), format!("afflux {version}\n"));
+    assert_eq!(run(afflux().args(["version", "--json"])).json(), [json!({ "version": version })]);
+    let help = run(afflux().arg("--help")).ok();
+    assert!(help.contains("Exit status:") && !help.contains('\x1b'), "{help}");
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        assert!(run(afflux().args(["completions", shell])).ok().contains("demo"), "{shell}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let node = Node::start();
+    node.run(&["topic", "create", "orders"]).ok();
+    let lines: String = (0..20_000).map(|n| format!("{n}\n")).collect();
+    run_with(&mut node.command(&["produce", "orders"]), &lines).ok();
+    let mut child = node
+        .command(&["consume", "orders", "--from-beginning"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    drop(child.stdout.take());
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
+fn the_example_names_the_file_that_the_demo_replaces() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let sql = std::fs::read_to_string(root.join("examples/flights/flights.sql")).expect("the SQL");
+    assert!(sql.contains("'examples/flights/airlines.csv'"));
+    assert!(root.join("examples/flights/airlines.csv").exists());
+}

@@ -1,0 +1,100 @@
+//! The node of the demo is killed fifty times during the replay, and nothing shows of it.
+//!
+//! 1. The node has a crash plan: in every other life it ends itself by SIGKILL in the middle of a
+//!    commit, after the write that holds it and before it is published, and writes that down.
+//! 2. In the lives between, this test kills it from outside, at a moment that the seed chooses.
+//! 3. When fifty kills are counted the test lets the replay come to its end; the demo itself then
+//!    compares both views with the batch recomputation.
+//!
+//! The replay's clock stands while the node is away, so all kills fall into the replay however slow
+//! the machine is.
+
+#![cfg(unix)]
+
+mod support;
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use support::{afflux, text};
+
+const SEED: u64 = 20_130_101;
+const KILLS: usize = 50;
+const MID_COMMIT_MIN: usize = 25;
+/// Milliseconds of life that the test leaves a node at most.
+const LIFE_MAX: u64 = 120;
+
+fn ledger_lines(ledger: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(ledger).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn fifty_kills_leave_no_trace() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ledger = dir.path().join("ledger");
+    let mut demo = afflux()
+        .args(["demo", "--json", "--until-done", "--days", "12", "--speed", "1"])
+        .args(["--kafka", "127.0.0.1:0", "--postgres", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+        .env("AFFLUX_TEST_CRASH", format!("{SEED}:{KILLS}:{}", ledger.display()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the demo starts");
+    let mut random = SEED;
+    let mut done = Value::Null;
+    let mut sent_at_last_kill = 0;
+    let mut lives = 0;
+    let mut prepared = false;
+    for line in BufReader::new(demo.stdout.take().expect("piped")).lines() {
+        let event: Value = serde_json::from_str(&line.expect("text")).expect("JSON");
+        match event["event"].as_str().expect("a name") {
+            "addresses" => prepared = true,
+            "node" => {
+                lives += 1;
+                let lines = ledger_lines(&ledger);
+                // The node sees an odd number of lines too, and leaves this life to us.
+                if lines.len() % 2 == 1 && lines.len() < KILLS {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    std::thread::sleep(Duration::from_millis((random >> 33) % LIFE_MAX));
+                    let mut file = std::fs::OpenOptions::new()
+                        .append(true)
+                        .open(&ledger)
+                        .expect("it is there");
+                    file.write_all(b"outside\n").expect("a line");
+                    let pid = event["pid"].as_i64().expect("a process id") as i32;
+                    kill_process(Pid::from_raw(pid).expect("a process id"), Signal::KILL)
+                        .expect("nobody else ends this life");
+                }
+            }
+            "progress" => {
+                if ledger_lines(&ledger).len() < KILLS {
+                    sent_at_last_kill = event["sent"].as_u64().expect("a number");
+                }
+            }
+            "done" => done = event,
+            _ => {}
+        }
+    }
+    let said = text(demo.stderr.take().expect("piped"));
+    let status = demo.wait().expect("it ends");
+    let mut kinds: HashMap<String, usize> = HashMap::new();
+    for line in ledger_lines(&ledger) {
+        *kinds.entry(line).or_default() += 1;
+    }
+    println!("lives: {lives}, kills: {kinds:?}, sent before the last: {sent_at_last_kill}, {done}");
+    assert!(status.success(), "{status}: {said}");
+    let count = |kind: &str| kinds.get(kind).copied().unwrap_or(0);
+    assert!(prepared && count("written") > 0 && count("synced") > 0, "{kinds:?}");
+    assert!(count("written") + count("synced") >= MID_COMMIT_MIN, "{kinds:?}");
+    assert_eq!(kinds.values().sum::<usize>(), KILLS, "{kinds:?}");
+    assert_eq!(done["restarts"], KILLS);
+    assert_eq!(done["views_equal"], true);
+}
