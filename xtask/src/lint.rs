@@ -47,11 +47,15 @@ pub(crate) fn run(root: &Path) -> Result<()> {
             &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny=warnings"],
         )),
     );
+    // Who reads these pages reads the code: private items belong to them.
     check(
         "doc",
         process::run(
-            command("cargo", &["doc", "--workspace", "--no-deps", "--locked"])
-                .env("RUSTDOCFLAGS", "--deny=warnings"),
+            command(
+                "cargo",
+                &["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"],
+            )
+            .env("RUSTDOCFLAGS", "--deny=warnings --allow=rustdoc::private-intra-doc-links"),
         ),
     );
     if failed.is_empty() {

@@ -14,7 +14,7 @@
 //! changes    rows u32 | weight width u8 | weights | one array a column      (flags bit 0)
 //! ```
 //! All integers are little endian. The CRC32C covers everything behind it. Arrays are described
-//! in [`array`]; weights are left out (width 0), one byte each (1) or eight (8).
+//! in [`mod@array`]; weights are left out (width 0), one byte each (1) or eight (8).
 //!
 //! 1. [`encode`] writes the parts in this order and patches the CRC last.
 //! 2. [`decode`] checks magic, version and CRC before it looks at anything else, and checks

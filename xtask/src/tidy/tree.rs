@@ -31,6 +31,7 @@ const HOSTS: &[&str] = &[
     "maven.apache.org",
     "nightlies.apache.org",
     "nexte.st",
+    "no-color.org",
     "opensource.org",
     "semver.org",
     "spdx.org",

@@ -3,7 +3,7 @@
 //!
 //! Honest, not complete: what Afflux has not (indexes, constraints, policies, …) are tables
 //! without rows. What clients ask in SQL that the planner does not take is rewritten first, see
-//! [`rewrite`]. A query that speaks of none of this pays nothing.
+//! [`mod@rewrite`]. A query that speaks of none of this pays nothing.
 
 mod functions;
 mod rewrite;
