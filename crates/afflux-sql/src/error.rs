@@ -164,7 +164,7 @@ mod tests {
         let check = |name: &str, known: &[&str], expected: Option<&str>| {
             assert_eq!(nearest(name, known.iter().copied()), expected, "{name}");
         };
-        check("carier", &["carrier", "dest"], Some("carrier")); // a typo on purpose
+        check("carier", &["carrier", "dest"], Some("carrier"));
         check("Carrier", &["carrier"], Some("carrier"));
         check("tial", &["tail", "toll"], None);
         check("taill", &["tail", "toll"], Some("tail"));

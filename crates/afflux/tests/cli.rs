@@ -115,7 +115,7 @@ fn statements_run_in_turn_and_print_rows() {
     let wrong = node.run(&["sql", "--json", "-c", "SELECT 1 AS one; SELECT nothing FROM totals"]);
     assert_eq!(wrong.out, "{\"one\":1}\n");
     wrong.fails(1, &["error: ", "nothing"]);
-    node.run(&["sql", "-c", "SELEC 1"]).fails(1, &["error: ", "line 1, column "]); // a typo on purpose
+    node.run(&["sql", "-c", "SELEC 1"]).fails(1, &["error: ", "line 1, column "]);
     node.run(&["sql", "-f", "/no/such/file"]).fails(1, &["error: reading /no/such/file"]);
 }
 
