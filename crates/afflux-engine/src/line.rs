@@ -14,8 +14,11 @@
 //! it joins, and completes the pass's tick with the others. A view over views begins at that
 //! moment, with their contents; after a restart it goes on with their frames from the log.
 //!
-//! Frames of pipelines that read each other travel in one group. If the log refuses it, all of
-//! them are closed and opened again from what is durable; nobody has seen what they had computed.
+//! Pipelines that read each other are a family. Their frames of a pass travel in one group, which
+//! has a frame of each that is live, be it one without changes: so the log, which may let a group
+//! overtake a large one of other topics, keeps the family's groups in order, and if it refuses
+//! one, the later ones are void for all of the family (see `frames`). They are closed then, and
+//! opened again from what is durable; nobody has seen what they had computed.
 //!
 //! A pass is published when its groups are durable and the log is durable up to its tick: also a
 //! tick that changed nothing must not name a position that a crash could take away.
@@ -24,7 +27,7 @@ mod flight;
 mod upstream;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -374,6 +377,7 @@ impl Line {
             }
         }
         self.sources.end_pass();
+        self.complete_families(&mut work);
         self.tick = tick;
         let had_input = work.moved;
         let moved = (tick > at) | had_input;
@@ -408,6 +412,10 @@ impl Line {
             let upstream = Upstream::of(pipeline, before);
             let began = pipeline.has_begun();
             let limit = upstream.tick.map_or(at, |tick| tick.min(at));
+            if began && !upstream.appended(log)? {
+                // Frames that it has to read are on their way.
+                return Ok(());
+            }
             if pipeline.tick < limit && (began || !pipeline.sources.is_empty()) {
                 let bytes_max = self.shared.options.catch_up_bytes_max;
                 let target = pipeline.step_towards(log, limit, bytes_max)?;
@@ -443,6 +451,26 @@ impl Line {
         Ok(())
     }
 
+    /// Adds frames without changes, so that each group of a family has one of each of its live
+    /// pipelines. See the module.
+    fn complete_families(&mut self, work: &mut Work) {
+        let families: HashSet<ObjectId> =
+            work.frames.iter().map(|((_, _, family), _)| *family).collect();
+        for index in 0..self.slots.len() {
+            let slot = &mut self.slots[index];
+            let owner = (slot.id, slot.generation, slot.family);
+            let SlotState::Running(pipeline) = &mut slot.state else { continue };
+            let is_in = work.frames.iter().any(|((id, ..), _)| *id == owner.0);
+            if is_in || !pipeline.live || !families.contains(&owner.2) {
+                continue;
+            }
+            match pipeline.bare_frame(self.time) {
+                Ok(submission) => work.add(owner, submission),
+                Err(error) => self.fail(index, &error),
+            }
+        }
+    }
+
     /// Gives the log a tick behind this one if an idle partition waits for it.
     fn heartbeat(&mut self, work: &mut Work) -> bool {
         let now = self.shared.env.clock.now();
@@ -458,9 +486,10 @@ impl Line {
             if !due {
                 continue;
             }
-            match pipeline.heartbeat(now) {
+            match pipeline.bare_frame(now) {
                 Ok(submission) => {
                     work.add(owner, submission);
+                    self.complete_families(work);
                     let at = self.tick;
                     std::mem::take(work).submit(self, at);
                     return true;

@@ -36,7 +36,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             tick_bytes_max: 4 << 20,
-            catch_up_bytes_max: 8 << 20,
+            catch_up_bytes_max: 2 << 20,
             in_flight_ticks_max: 32,
             in_flight_bytes_max: 32 << 20,
             pause_max: Duration::from_millis(20),

@@ -468,13 +468,15 @@ impl Pipeline {
         Ok(Submission { offset, tick, changes, bytes: bytes.len(), frame: entry, outputs })
     }
 
-    /// A frame that says nothing but that time has passed, so that the log has a tick behind
-    /// this one. None if there is one already.
-    pub(crate) fn heartbeat(&mut self, now: Timestamp) -> Result<Option<Submission>, EngineError> {
+    /// A frame without changes at the pipeline's tick; none if there is a frame of that tick.
+    pub(crate) fn bare_frame(&mut self, now: Timestamp) -> Result<Option<Submission>, EngineError> {
         if self.last_frame_tick >= Some(self.tick) {
             return Ok(None);
         }
-        self.submission(self.tick, now.max(self.time), Vec::new(), None, &[]).map(Some)
+        let output = self.output.take();
+        let submission = self.submission(self.tick, now.max(self.time), Vec::new(), None, &[]);
+        self.output = output;
+        submission.map(Some)
     }
 
     fn progress_since_last_frame(&mut self) -> Vec<Progress> {
@@ -527,7 +529,10 @@ impl Pipeline {
         }
         let now = shared.env.clock.now();
         let bytes_max = shared.options.snapshot_step_bytes_max;
-        let stepped = self.snapshots.step(log, now, &self.dataflow, &self.layout, bytes_max)?;
+        let durable = Offset(self.next_frame.0 - self.pending.len() as i64);
+        let frames = (self.next_frame, durable);
+        let stepped =
+            self.snapshots.step(log, now, frames, &self.dataflow, &self.layout, bytes_max)?;
         if stepped == Stepped::Completed {
             self.counters.snapshots += 1;
         }

@@ -16,9 +16,9 @@
 //! 3. Beside the epochs that follow, a bounded piece at a time: first the pinned contents, which
 //!    are exact, then the state tables by key group, which are as of whenever they are dumped.
 //!    Table entries are absolute, so replaying older frames over newer entries ends right.
-//! 4. A chunk is appended behind the frames whose effects it may hold, and groups become durable
-//!    in order: a durable chunk never holds an epoch that was lost.
-//! 5. When all chunks are durable, the manifest is appended. Until then nothing counts.
+//! 4. A chunk may hold effects of frames that are not durable yet, and a large frame may even be
+//!    overtaken by a chunk. So the manifest waits for all chunks and for every frame that was
+//!    computed before the last of them. Until it is there nothing counts.
 //!
 //! Recovery goes back from the topic's end: a chunk leads to the record before its snapshot's
 //! first, until a manifest is found, whose chunks lie between `first` and itself.
@@ -71,6 +71,8 @@ struct Running {
     stage: Stage,
     in_flight: VecDeque<Ticket>,
     changelog_bytes: u64,
+    /// Frames before this may have left their traces in a chunk.
+    traces: Offset,
 }
 
 enum Stage {
@@ -126,6 +128,7 @@ impl Snapshots {
         contents: Contents,
     ) -> Result<(), EngineError> {
         let first = log.bounds(&sole_partition(&self.topic))?.end;
+        let manifest_begin = manifest.begin;
         self.running = Some(Running {
             manifest,
             first,
@@ -133,15 +136,18 @@ impl Snapshots {
             stage: Stage::Rows { after: None },
             in_flight: VecDeque::new(),
             changelog_bytes: 0,
+            traces: manifest_begin,
         });
         Ok(())
     }
 
-    /// Dumps one piece, or looks whether the disk has caught up.
+    /// Dumps one piece, or looks whether the disk has caught up. Frames before `computed` are in
+    /// the state, those before `durable` are durable.
     pub(crate) fn step(
         &mut self,
         log: &dyn Log,
         now: Timestamp,
+        (computed, durable): (Offset, Offset),
         dataflow: &Dataflow,
         layout: &Layout,
         bytes_max: usize,
@@ -158,21 +164,22 @@ impl Snapshots {
                 }
             }
         }
-        let durable = running.in_flight.is_empty();
+        let landed = running.in_flight.is_empty();
         match &running.stage {
-            Stage::Closing if durable => {
+            Stage::Closing if landed => {
                 self.last_bytes = running.manifest.bytes;
                 self.changelog_bytes = running.changelog_bytes;
                 self.running = None;
                 Ok(Stepped::Completed)
             }
-            Stage::Manifest if durable => {
+            Stage::Manifest if landed && durable >= running.traces => {
                 running.submit_manifest(log, &self.topic, now)?;
                 Ok(Stepped::Dumped)
             }
             Stage::Rows { .. } | Stage::Groups { .. }
                 if running.in_flight.len() < IN_FLIGHT_MAX =>
             {
+                running.traces = computed;
                 running.dump(log, &self.topic, now, dataflow, layout, bytes_max)?;
                 Ok(Stepped::Dumped)
             }
@@ -192,7 +199,11 @@ impl Snapshots {
         while from < at {
             let range = (from, at);
             let topic = &self.topic;
-            from = frames::scan(log, topic, range, READ_BYTES, Isolation::Appended, |_, _, v| {
+            from = frames::scan(log, topic, range, READ_BYTES, Isolation::Appended, |_, k, v| {
+                if k.get(1..9) != Some(&first.0.to_be_bytes()[..]) {
+                    // Of a snapshot that was given up while this was on its way.
+                    return Ok(());
+                }
                 manifest.bytes += v.len() as u64;
                 each(changelog::decode(v, schema).map_err(|error| unreadable(topic, &error))?)
             })?;

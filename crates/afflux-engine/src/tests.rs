@@ -4,4 +4,5 @@ mod backfill;
 mod exactly_once;
 mod failure;
 mod following;
+mod threads;
 mod world;

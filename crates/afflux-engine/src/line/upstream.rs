@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use afflux_catalog::{Object, ObjectKind};
+use afflux_log::Log;
 use afflux_plan::OperatorKind;
 use afflux_record::changelog::Changes;
-use afflux_types::{ObjectId, Offset, Tick};
+use afflux_types::{ObjectId, Offset, Tick, TopicPartition};
 
 use super::{Slot, SlotState};
 use crate::{
-    EngineError,
+    EngineError, ddl,
+    frames::sole_partition,
     pipeline::{Feed, Pipeline},
     published::columns,
 };
@@ -22,11 +24,12 @@ pub(super) struct Upstream {
     pub(super) tick: Option<Tick>,
     /// Where the frames of each end.
     pub(super) frames: Vec<Offset>,
+    topics: Vec<TopicPartition>,
 }
 
 impl Upstream {
     pub(super) fn of(pipeline: &Pipeline, before: &[Slot]) -> Self {
-        let mut upstream = Self { live: true, tick: None, frames: Vec::new() };
+        let mut upstream = Self { live: true, tick: None, frames: Vec::new(), topics: Vec::new() };
         for view in &pipeline.views {
             let found = before.iter().find(|slot| slot.id == view.id);
             let (live, tick, end) = match found.map(|slot| &slot.state) {
@@ -39,8 +42,19 @@ impl Upstream {
                 upstream.tick = Some(upstream.tick.map_or(tick, |lowest| lowest.min(tick)));
             }
             upstream.frames.push(end);
+            upstream.topics.push(sole_partition(&ddl::pipeline_topic(view.id)));
         }
         upstream
+    }
+
+    /// Whether all of their frames have come into the log: a large one may take its time.
+    pub(super) fn appended(&self, log: &dyn Log) -> Result<bool, EngineError> {
+        for (topic, end) in self.topics.iter().zip(&self.frames) {
+            if log.bounds(topic)?.end < *end {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
