@@ -146,7 +146,6 @@ fn open(
 }
 
 /// Writes the addresses as JSON into a file that appears whole or not at all.
-#[expect(clippy::disallowed_methods, reason = "a message to another process, not the node's data")]
 fn write_whole(path: &Path, addresses: &Addresses) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");

@@ -4,6 +4,7 @@
 //! committed offsets say where to go on, and what was printed is committed.
 
 use std::{
+    fmt::Write as _,
     io::{self, Write},
     time::Duration,
 };
@@ -139,11 +140,12 @@ fn print(out: &mut impl Write, message: &BorrowedMessage<'_>, json: bool) -> io:
 /// Bytes as JSON: text if they are text, else `{"hex": "…"}`.
 fn text(bytes: Option<&[u8]>) -> Value {
     let Some(bytes) = bytes else { return Value::Null };
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Value::from(text),
-        Err(_) => {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            json!({ "hex": hex })
-        }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return Value::from(text);
     }
+    let mut hex = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    json!({ "hex": hex })
 }

@@ -6,7 +6,7 @@ use rdkafka::{
     ClientConfig,
     client::{Client, ClientContext},
     error::KafkaError,
-    metadata::Metadata,
+    metadata::{Metadata, MetadataPartition},
     types::RDKafkaErrorCode,
 };
 
@@ -82,7 +82,7 @@ pub(crate) fn partitions<C: ClientContext>(
     let metadata = topics(address, client)?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let found = found.ok_or_else(|| unknown_topic(topic))?;
-    let mut partitions: Vec<_> = found.partitions().iter().map(|p| p.id()).collect();
+    let mut partitions: Vec<_> = found.partitions().iter().map(MetadataPartition::id).collect();
     partitions.sort_unstable();
     Ok(partitions)
 }

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-/// Whether a wish to see no colours was expressed (<https://no-color.org>).
+/// Whether a wish to see no colours was expressed (`NO_COLOR`, set to anything).
 fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }

@@ -16,7 +16,7 @@ use crate::{
 const CRASH_VARIABLE: &str = "AFFLUX_TEST_CRASH";
 
 /// Runs the command.
-pub(crate) fn run(args: UpArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &UpArgs) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("AFFLUX_LOG")
@@ -41,7 +41,7 @@ pub(crate) fn run(args: UpArgs) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(serve(config, &args))
+    runtime.block_on(serve(config, args))
 }
 
 async fn serve(config: Config, args: &UpArgs) -> Result<(), Failure> {

@@ -166,6 +166,34 @@ fn a_data_directory_that_can_not_be_is_told() {
 }
 
 #[test]
+fn a_data_directory_of_another_version_is_told() {
+    let (_, dir) = Node::start().stop();
+    let data = dir.path().join("data");
+    std::fs::write(data.join("format"), "afflux 999 00\n").expect("a file");
+    run(&mut up(&data)).fails(4, &["error: ", "not a data directory of this version", "hint: "]);
+}
+
+#[test]
+fn a_damaged_journal_is_told_and_left_alone() {
+    let node = Node::start();
+    node.run(&["topic", "create", "orders"]).ok();
+    run_with(&mut node.command(&["produce", "orders"]), &"a line\n".repeat(1_000)).ok();
+    let (_, dir) = node.stop();
+    let data = dir.path().join("data");
+    let journal = std::fs::read_dir(data.join("journal")).expect("a directory");
+    let path = journal.map(|file| file.expect("a file").path()).min().expect("the first file");
+    let mut bytes = std::fs::read(&path).expect("a file");
+    let at = bytes.windows(6).position(|bytes| bytes == b"a line").expect("what was produced");
+    bytes[at] ^= 1;
+    std::fs::write(&path, &bytes).expect("a file");
+    run(&mut up(&data)).fails(5, &["error: ", "is damaged at position", "hint: "]);
+    assert!(std::fs::read(&path).expect("a file") == bytes, "nothing is repaired by guessing");
+    // A journal that ends too early is damaged too: what is missing was durable.
+    std::fs::write(&path, &bytes[..at]).expect("a file");
+    run(&mut up(&data)).fails(5, &["error: ", "is damaged at position", "hint: "]);
+}
+
+#[test]
 fn nobody_there_is_told() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let free = free.to_string();
@@ -207,7 +235,7 @@ fn version_help_and_completions() {
 fn a_reader_that_has_seen_enough_is_no_error() {
     let node = Node::start();
     node.run(&["topic", "create", "orders"]).ok();
-    let lines: String = (0..20_000).map(|n| format!("{n}\n")).collect();
+    let lines = "a line\n".repeat(20_000);
     run_with(&mut node.command(&["produce", "orders"]), &lines).ok();
     let mut child = node
         .command(&["consume", "orders", "--from-beginning"])

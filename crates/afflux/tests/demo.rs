@@ -53,3 +53,36 @@ fn a_replay_begins_on_nothing() {
     run(&mut demo(&words)).json();
     run(&mut demo(&words)).fails(1, &["error: topic \"departures\" exists already", "hint: "]);
 }
+
+#[cfg(unix)]
+#[test]
+fn the_node_of_a_demo_never_outlives_it() {
+    use std::{
+        io::{BufRead, BufReader},
+        process::Stdio,
+    };
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    for (signal, status) in [(Signal::INT, Some(0)), (Signal::KILL, None)] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = dir.path().join("data");
+        let mut command = afflux();
+        let mut child = command
+            .args(["demo", "--json", "--kafka", "127.0.0.1:0"])
+            .args(["--postgres", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
+            .arg(&data)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let shows = |line: &str| line.contains("\"event\":\"progress\"");
+        assert!(lines.by_ref().any(|line| shows(&line.expect("text"))), "it replays");
+        kill_process(Pid::from_raw(child.id() as i32).expect("an id"), signal).expect("it runs");
+        assert_eq!(child.wait().expect("it ends").code(), status, "{signal:?}");
+        // Another node can have the directory as soon as the first has let go of it.
+        let mut up = support::up(&data);
+        let status = std::iter::repeat_with(|| run(&mut up).status).find(|status| *status != 4);
+        assert_eq!(status, Some(0), "{signal:?}");
+    }
+}

@@ -151,7 +151,7 @@ fn compare_view<K: std::hash::Hash + Eq + std::fmt::Debug>(
                 format!("{key:?}: the batch has {group:?} with mean {mean:?}, the view {row:?}")
             }),
             None => {
-                outcome.differs(|| format!("{key:?}: the view has it, the batch has not, or once"))
+                outcome.differs(|| format!("{key:?}: the view has it, the batch has not, or once"));
             }
         }
     }

@@ -29,6 +29,7 @@ pub(crate) const FIRST_YEAR: i32 = 2013;
 pub(crate) const MINUTES_A_DAY: i64 = 24 * 60;
 
 /// One row of the table.
+#[expect(clippy::struct_field_names, reason = "the table calls the number of a flight so")]
 #[derive(Debug, Clone, serde::Deserialize)]
 pub(crate) struct Flight {
     /// Scheduled departure, `2013-01-01T10:15Z`.

@@ -44,7 +44,7 @@ const IDLE: Duration = Duration::from_millis(1);
 const ASKED_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs the command.
-pub(crate) fn run(args: DemoArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
     let interrupt = Interrupt::watch()?;
     let screen = Screen::new(args.json);
     let scratch = tempfile::Builder::new()
@@ -61,8 +61,8 @@ pub(crate) fn run(args: DemoArgs) -> Result<(), Failure> {
         ])?,
     };
     let node = NodeProcess::start(place, &screen)?;
-    let outcome = replay(&args, &node, scratch.path(), &screen, &interrupt);
-    screen.clear();
+    let outcome = replay(args, &node, scratch.path(), &screen, &interrupt);
+    screen.close();
     let stopped = node.stop();
     outcome.and(stopped)
 }
@@ -290,7 +290,7 @@ fn prove(
     } else {
         format!("{} rows differ from the batch recomputation", outcome.differences_count)
     };
-    screen.clear();
+    screen.close();
     screen.say(
         &format!(
             "{records} records ({} departures, {} arrivals) in {seconds:.2} s: {rate:.0} records/s\n\

@@ -306,22 +306,20 @@ pub(crate) fn free_addresses(asked: [(Option<SocketAddr>, u16); 3]) -> Result<Ad
     let mut held = Vec::new();
     let mut chosen = Vec::new();
     for (address, usual) in asked {
-        chosen.push(match address {
-            Some(address) => address,
-            None => {
-                let listener = (usual..usual.saturating_add(PORTS_TRIED))
-                    .find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
-                    .ok_or_else(|| {
-                        Failure::new(
-                            Status::CannotStart,
-                            format!("all of the {PORTS_TRIED} ports from {usual} on are in use"),
-                        )
-                    })?;
-                let address = listener.local_addr().context("choosing a port")?;
-                held.push(listener);
-                address
-            }
-        });
+        if let Some(address) = address {
+            chosen.push(address);
+            continue;
+        }
+        let listener = (usual..usual.saturating_add(PORTS_TRIED))
+            .find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
+            .ok_or_else(|| {
+                Failure::new(
+                    Status::CannotStart,
+                    format!("all of the {PORTS_TRIED} ports from {usual} on are in use"),
+                )
+            })?;
+        chosen.push(listener.local_addr().context("choosing a port")?);
+        held.push(listener);
     }
     Ok(Addresses { kafka: chosen[0], postgres: chosen[1], http: chosen[2] })
 }

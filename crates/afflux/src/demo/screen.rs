@@ -85,10 +85,10 @@ impl Screen {
     /// A line for people, or an object for programs.
     pub(crate) fn say(&self, line: &str, event: &str, mut fields: Value) {
         match self {
-            Self::Drawn(bars) => {
+            Self::Drawn(bars) if !bars.bar.is_finished() => {
                 let _ = bars.multi.println(line);
             }
-            Self::Plain => println!("{line}"),
+            Self::Drawn(_) | Self::Plain => println!("{line}"),
             Self::Json => {
                 fields["event"] = json!(event);
                 println!("{fields}");
@@ -150,9 +150,12 @@ impl Screen {
         }
     }
 
-    /// Takes the bars away.
-    pub(crate) fn clear(&self) {
+    /// Takes the bars away for good; lines may follow.
+    pub(crate) fn close(&self) {
         if let Self::Drawn(bars) = self {
+            for bar in bars.top.iter().rev().chain([&bars.bar]) {
+                bar.finish_and_clear();
+            }
             let _ = bars.multi.clear();
         }
     }
