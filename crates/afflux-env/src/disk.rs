@@ -21,6 +21,26 @@ pub enum OpenMode {
     Write,
     /// Must not exist; created empty, read and written.
     Create,
+    /// As [`OpenMode::Write`], past the system's cache where the system can: see
+    /// [`OpenMode::is_direct`].
+    WriteDirect,
+    /// As [`OpenMode::Create`], past the system's cache where the system can.
+    CreateDirect,
+}
+
+impl OpenMode {
+    /// Whether the file is created.
+    pub fn creates(self) -> bool {
+        matches!(self, Self::Create | Self::CreateDirect)
+    }
+
+    /// Whether writes go past the system's cache. A matter of speed alone: for a file that is
+    /// written once, in order, whose newest bytes its writer keeps. A write must then cover whole
+    /// pages of 4 KiB at its end, and begins at a page or where the last write's padding begins;
+    /// any other write is as right, but goes through the cache.
+    pub fn is_direct(self) -> bool {
+        matches!(self, Self::WriteDirect | Self::CreateDirect)
+    }
 }
 
 /// A directory tree.

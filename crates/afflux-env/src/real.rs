@@ -2,6 +2,7 @@
 //!
 //! Thin by intent: whatever is decided here can not be simulated.
 
+mod direct;
 mod disk;
 mod network;
 

@@ -21,10 +21,13 @@ impl Disk for RealDisk {
         let mut options = fs::OpenOptions::new();
         match mode {
             OpenMode::Read => options.read(true),
-            OpenMode::Write => options.read(true).write(true),
-            OpenMode::Create => options.read(true).write(true).create_new(true),
+            OpenMode::Write | OpenMode::WriteDirect => options.read(true).write(true),
+            OpenMode::Create | OpenMode::CreateDirect => {
+                options.read(true).write(true).create_new(true)
+            }
         };
-        Ok(Box::new(RealFile(options.open(path)?)))
+        let file = RealFile(options.open(path)?);
+        Ok(if mode.is_direct() { super::direct::open(path, file) } else { Box::new(file) })
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
@@ -78,7 +81,7 @@ struct RealLock {
 
 impl Lock for RealLock {}
 
-struct RealFile(fs::File);
+pub(super) struct RealFile(pub(super) fs::File);
 
 impl File for RealFile {
     fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {

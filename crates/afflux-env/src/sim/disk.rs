@@ -267,7 +267,7 @@ impl Disk for SimDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn File>> {
         let state = &mut *self.0.lock();
         state.alive(state.life)?;
-        let inode = if mode == OpenMode::Create {
+        let inode = if mode.creates() {
             if state.names.contains_key(path) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }

@@ -128,7 +128,7 @@ pub(crate) fn spare_number(path: &Path) -> Option<u64> {
 impl JournalFile {
     /// Makes a spare full of zeros. Its name is durable once it comes into use.
     pub(crate) fn make_spare(disk: &dyn Disk, path: &Path, capacity: u64) -> io::Result<()> {
-        let file = disk.open(path, OpenMode::Create)?;
+        let file = disk.open(path, OpenMode::CreateDirect)?;
         let zeros = vec![0; ZERO_BYTES.min(capacity as usize)];
         let mut at = 0;
         let mut unsynced = 0;
@@ -152,7 +152,7 @@ impl JournalFile {
         dir: &Path,
         identity: Identity,
     ) -> io::Result<Self> {
-        let file = disk.open(spare, OpenMode::Write)?;
+        let file = disk.open(spare, OpenMode::WriteDirect)?;
         file.write_all_at(&identity.encode(), 0)?;
         file.sync_data()?;
         let path = path_of(dir, identity.base);
@@ -163,7 +163,7 @@ impl JournalFile {
 
     /// Opens a file that is in use.
     pub(crate) fn open(disk: &dyn Disk, path: &Path) -> io::Result<(Self, Option<Identity>, u64)> {
-        let file = disk.open(path, OpenMode::Write)?;
+        let file = disk.open(path, OpenMode::WriteDirect)?;
         let len = file.len()?;
         let mut page = vec![0; FIRST_PAGE as usize];
         let identity = if len >= FIRST_PAGE {
