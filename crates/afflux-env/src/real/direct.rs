@@ -53,7 +53,7 @@ pub(super) fn open(path: &Path, cached: RealFile) -> Box<dyn File> {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn past_cache(path: &Path) -> io::Result<fs::File> {
     use rustix::fs::{Mode, OFlags};
-    let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
