@@ -30,7 +30,7 @@ use std::{
     time::Instant,
 };
 
-use afflux_env::{Disk, Env, File, Lock, OpenMode, real};
+use afflux_env::{Env, File, Interpose, Interposed, real};
 use afflux_log::{EmbeddedLog, Isolation, LogOptions, TopicSpec};
 use afflux_types::{Offset, TopicName, TopicPartition};
 use anyhow::{Result, anyhow};
@@ -299,68 +299,16 @@ fn read_slices(dir: &Path, partition: usize, partitions: usize) -> Result<u64> {
 /// The real world, with a disk that counts what is written.
 fn counting(written: &Arc<AtomicU64>) -> Env {
     let mut env = real::env();
-    env.disk = Arc::new(CountingDisk { disk: env.disk, written: written.clone() });
+    env.disk = Arc::new(Interposed::new(env.disk, Arc::new(Counting(written.clone()))));
     env
 }
 
-struct CountingDisk {
-    disk: Arc<dyn Disk>,
-    written: Arc<AtomicU64>,
-}
+struct Counting(Arc<AtomicU64>);
 
-struct CountingFile {
-    file: Box<dyn File>,
-    written: Arc<AtomicU64>,
-}
-
-impl Disk for CountingDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn File>> {
-        let file = self.disk.open(path, mode)?;
-        Ok(Box::new(CountingFile { file, written: self.written.clone() }))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.disk.list(dir)
-    }
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        self.disk.free_bytes(path)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
-        self.disk.lock(path)
-    }
-}
-
-impl File for CountingFile {
-    fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
-        self.file.read_exact_at(buf, position)
-    }
-    fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
-        self.written.fetch_add(buf.len() as u64, Ordering::Relaxed);
-        self.file.write_all_at(buf, position)
-    }
-    fn write_all_vectored_at(&self, bufs: &[&[u8]], position: u64) -> io::Result<()> {
+impl Interpose for Counting {
+    fn write(&self, file: &dyn File, _: u64, bufs: &[&[u8]], position: u64) -> io::Result<()> {
         let bytes: usize = bufs.iter().map(|buf| buf.len()).sum();
-        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.file.write_all_vectored_at(bufs, position)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+        file.write_all_vectored_at(bufs, position)
     }
 }

@@ -220,6 +220,9 @@ impl Follower {
         if token.incarnation != view.incarnation {
             return Ok(Found::Event(self.reset("the token is of another life of the view")));
         }
+        if self.shared.log.was_cut(token.tick) {
+            return Ok(Found::Event(self.reset("what the token stands for was cut by a repair")));
+        }
         if token.tick > view.tick {
             // A durable tick of an earlier run may lie ahead of what this run has reached.
             if token.tick.0 > self.shared.log.appended().borrow().0 {

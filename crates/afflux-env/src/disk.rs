@@ -3,7 +3,9 @@
 //! What a caller may rely on after a crash:
 //! 1. bytes written before a [`File::sync_data`] that returned `Ok` are there;
 //! 2. any other write may be there wholly, in part (by page), or not at all, in any order;
-//! 3. a file created, renamed or removed is so for good only after [`Disk::sync_dir`].
+//! 3. a file created, renamed or removed is so for good only after [`Disk::sync_dir`], after a
+//!    rename into another directory that of both;
+//! 4. a directory that [`Disk::create_dir_all`] made is there.
 //!
 //! A failed sync says nothing about which bytes are there: the caller must treat it as fatal.
 

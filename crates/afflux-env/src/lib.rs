@@ -13,6 +13,7 @@
 
 pub mod clock;
 pub mod disk;
+pub mod interposed;
 pub mod network;
 pub mod random;
 pub mod real;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 pub use clock::Clock;
 pub use disk::{Disk, File, Lock, OpenMode};
+pub use interposed::{Interpose, Interposed};
 pub use network::{Connection, Listener, Network};
 pub use random::Random;
 

@@ -197,6 +197,10 @@ pub trait Log: Send + Sync + 'static {
     /// would have got. A partition younger than the tick ended at 0.
     fn ends(&self, tick: Tick, partitions: &[TopicPartition]) -> Result<Vec<Offset>, ReadError>;
 
+    /// Whether what stood before a tick was dropped from the log since, by a repair of corrupt
+    /// files: whoever knows something as of that tick knows what is no more.
+    fn was_cut(&self, tick: Tick) -> bool;
+
     /// Appends all parts of an epoch as one group.
     fn submit(&self, commit: EpochCommit) -> Ticket;
 

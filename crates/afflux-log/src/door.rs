@@ -180,6 +180,10 @@ impl Log for EmbeddedLog {
         Ok(ends)
     }
 
+    fn was_cut(&self, tick: Tick) -> bool {
+        self.shared.meta.read().was_cut(tick.0)
+    }
+
     fn submit(&self, commit: EpochCommit) -> Ticket {
         let mut entries = vec![commit.changelog];
         entries.extend(commit.outputs);

@@ -269,7 +269,9 @@ impl EmbeddedLog {
         while let Some(candidate) =
             self.shared.late_batch(partition, self.stream(partition)?, from, time)?
         {
-            let batches = self.fetch(partition, Offset(candidate), 1, Isolation::Uncommitted)?;
+            // What was trimmed may end within a batch.
+            let first = Offset(candidate).max(from);
+            let batches = self.fetch(partition, first, 1, Isolation::Uncommitted)?;
             let Some(batch) = batches.batches.first() else { return Ok(None) };
             for record in afflux_record::records(batch) {
                 let record = record.map_err(|error| ReadError::Corrupt {
@@ -390,7 +392,7 @@ impl Shared {
             self.chores.notify_one();
         }
         self.show_appended(appended);
-        resolve(std::mem::take(&mut outcomes));
+        self.refuse(std::mem::take(&mut outcomes));
         let Some(batch) = batch else { return true };
         let written = batch.commit();
         let mut state = self.state.lock();
@@ -451,13 +453,22 @@ impl Shared {
             return;
         }
         state.last_words();
-        let batch = state.take();
-        drop(state);
-        let mut outcomes = Outcomes::new();
-        match batch.map(|batch| batch.commit()) {
-            Some(Ok(())) => self.state.lock().publish(&mut outcomes),
-            Some(Err(error)) => tracing::warn!(%error, "the journal's last frame was not written"),
-            None => {}
+        // Two writes if the frame did not fit into the present file.
+        while let Some(batch) = state.take() {
+            if let Err(error) = batch.commit() {
+                tracing::warn!(%error, "the journal's last frame was not written");
+                return;
+            }
+            state.publish(&mut Outcomes::new());
+        }
+    }
+
+    /// Resolves tickets of groups that were on their way and will not be written. That makes room
+    /// for those who wait in [`EmbeddedLog::ready`], though nothing became durable.
+    pub(crate) fn refuse(&self, outcomes: Outcomes) {
+        if !outcomes.is_empty() {
+            resolve(outcomes);
+            self.durable.send_modify(|_| {});
         }
     }
 
@@ -470,11 +481,15 @@ impl Shared {
         from: Offset,
         time: Timestamp,
     ) -> Result<Option<i64>, ReadError> {
-        let runs: Vec<_> = {
+        // Both at once: a file that is sealed in between moves from the second to the first.
+        let (runs, live) = {
             let state = self.state.lock();
             let Some(stream) = state.streams.get(&stream) else { return Ok(None) };
             let runs = stream.runs.iter();
-            runs.filter(|run| run.end > from.0 && run.max_timestamp >= time.0).cloned().collect()
+            let runs = runs.filter(|run| run.end > from.0 && run.max_timestamp >= time.0);
+            let mut live = stream.live.iter().take_while(|entry| entry.next() <= stream.durable);
+            let live = live.find(|entry| entry.next() > from.0 && entry.max_timestamp >= time.0);
+            (runs.cloned().collect::<Vec<_>>(), live.map(|entry| entry.base))
         };
         for run in runs {
             let section = self.sections.get(&*self.env.disk, partition, &run)?;
@@ -485,19 +500,12 @@ impl Shared {
                 return Ok(Some(entry.base));
             }
         }
-        let state = self.state.lock();
-        let Some(stream) = state.streams.get(&stream) else { return Ok(None) };
-        let found = stream
-            .live
-            .iter()
-            .take_while(|entry| entry.next() <= stream.durable)
-            .find(|entry| entry.next() > from.0 && entry.max_timestamp >= time.0);
-        Ok(found.map(|entry| entry.base))
+        Ok(live)
     }
 }
 
 /// Resolves tickets, after the lock is let go.
-pub(crate) fn resolve(outcomes: Outcomes) {
+fn resolve(outcomes: Outcomes) {
     for (ticket, outcome) in outcomes {
         ticket.resolve(outcome);
     }

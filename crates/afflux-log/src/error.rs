@@ -254,8 +254,9 @@ impl Classified for OpenError {
                     .to_owned()
             }
             Self::Corrupt { path, .. } => format!(
-                "copy the data directory first; then restore {} from a backup, or check the disk \
-                 for errors. Nothing was changed and nothing behind the damage was dropped",
+                "nothing was changed. Copy the data directory and check the disk for errors; then \
+                 restore {} from a backup, or see with `afflux journal check` what would be lost \
+                 and cut it off with `afflux journal repair`",
                 path.display()
             ),
             Self::DiskFull { .. } => "free some space, or name a directory elsewhere".to_owned(),

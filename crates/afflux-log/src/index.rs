@@ -44,7 +44,7 @@ impl IndexEntry {
             at,
             max_timestamp: meta.max_timestamp.0,
             bytes: meta.bytes,
-            offsets: (meta.last_offset_delta + 1) as u32,
+            offsets: meta.last_offset_delta as u32 + 1,
             epoch,
             pieces,
         }
@@ -105,6 +105,14 @@ pub(crate) enum Place {
 }
 
 impl Stream {
+    /// Tells, before a batch is added that was found in a file, which offset it begins at. What is
+    /// missing before it was dropped with its file, so the partition begins here.
+    pub(crate) fn skip_to(&mut self, base: i64) {
+        if base != self.end {
+            self.start = base;
+        }
+    }
+
     /// Adds a batch behind all others.
     pub(crate) fn push(&mut self, entry: IndexEntry) {
         self.end = entry.next();

@@ -7,18 +7,18 @@
 //!    (One more snapshot.)
 //! 3. That the file is given back is appended and waited for. (Known at the next start: the file
 //!    is taken as a spare.)
-//! 4. Nobody may be reading it: it is looked at again later if somebody is.
-//! 5. Its index is removed, and it becomes a spare or is removed. (As after 3.)
+//! 4. Its index is removed, and it becomes a spare; if there are enough of those, or somebody has
+//!    begun to read it since, it is removed. (As after 3.)
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use crate::{
-    embedded::{Shared, resolve},
+    embedded::Shared,
     journal::{Identity, IndexFile, JournalFile, Sealing, gather, install, spare_path},
     meta::{Change, META_STREAM},
     sequencer::{Outcomes, Sequencer},
@@ -63,8 +63,9 @@ impl Shared {
             if state.is_failed() || (state.closed && !state.is_busy()) {
                 return;
             }
-            let due = self.dead.load(Ordering::Acquire)
-                || state.next.is_none() && state.full.is_none() && !state.closed;
+            // Also while it closes: groups that are still under way may need the next file.
+            let due =
+                self.dead.load(Ordering::Acquire) || state.next.is_none() && state.full.is_none();
             if due {
                 continue;
             }
@@ -119,10 +120,15 @@ impl Shared {
                 false
             }
         };
+        let failed = state.is_failed();
         drop(state);
         self.work.notify_one();
         let refused = !outcomes.is_empty();
-        resolve(outcomes);
+        self.refuse(outcomes);
+        if failed {
+            // Whoever watches what is durable learns of the end by it.
+            self.durable.send_modify(|_| {});
+        }
         ready || refused
     }
 
@@ -222,17 +228,18 @@ impl Shared {
             tracing::warn!(%error, base, "a dead journal file can not be given back now");
             return false;
         }
-        let state = &mut *self.state.lock();
-        let Some(file) = state.files.remove(&base) else { return false };
-        for stream in state.streams.values_mut() {
-            stream.runs.retain(|run| run.index.base != base);
-        }
-        let path = file.file.path.clone();
-        let mut keeper = self.keeper.lock();
+        let file = {
+            let state = &mut *self.state.lock();
+            let Some(file) = state.files.remove(&base) else { return false };
+            for stream in state.streams.values_mut() {
+                stream.runs.retain(|run| run.index.base != base);
+            }
+            file.file
+        };
         self.dead.store(true, Ordering::Release);
-        let result = self.give_back(&mut keeper, &path, base);
-        if let Err(error) = result {
-            tracing::warn!(%error, path = %path.display(), "a dead journal file stays where it is");
+        if let Err(error) = self.give_back(&file) {
+            let path = file.path.display();
+            tracing::warn!(%error, %path, "a dead journal file stays where it is");
         }
         true
     }
@@ -248,16 +255,21 @@ impl Shared {
         Ok(())
     }
 
-    fn give_back(&self, keeper: &mut Keeper, path: &Path, base: u64) -> io::Result<()> {
+    /// Of a file that is in `files` no more, so that nobody begins to read it.
+    fn give_back(&self, file: &Arc<JournalFile>) -> io::Result<()> {
         let disk = &*self.env.disk;
-        disk.remove(&crate::journal::index_path(&self.dir, base))?;
-        if keeper.spares.len() < self.options.spares_max {
+        disk.remove(&crate::journal::index_path(&self.dir, file.base))?;
+        let mut keeper = self.keeper.lock();
+        // Somebody may have begun since the file was found dead: a file that is removed stays
+        // readable for who has it open, one that is written again does not.
+        let unread = Arc::strong_count(file) == 1;
+        if unread && keeper.spares.len() < self.options.spares_max {
             let spare = spare_path(&self.dir, keeper.spare_next);
             keeper.spare_next += 1;
-            disk.rename(path, &spare)?;
+            disk.rename(&file.path, &spare)?;
             keeper.spares.push(spare);
         } else {
-            disk.remove(path)?;
+            disk.remove(&file.path)?;
         }
         disk.sync_dir(&self.dir)
     }
@@ -274,8 +286,7 @@ fn dead_file(state: &Sequencer) -> Option<(u64, u64, bool)> {
     let staging = state.staging_from();
     state.files.iter().find_map(|(base, file)| {
         let index = file.index.as_ref()?;
-        let unread = Arc::strong_count(&file.file) == 1;
-        if !unread || index.end > state.durable() || staging < file.file.end() {
+        if index.end > state.durable() || staging < file.file.end() {
             return None;
         }
         let shows = |stream: u32, end: i64| {

@@ -17,6 +17,7 @@
 //! | `reader` | batches from memory or disk |
 //! | `keeper` | next file, index files, dead files |
 //! | `journal` | the files and their bytes |
+//! | `repair` | reads a whole journal, and cuts what is corrupt out of it |
 
 mod contract;
 mod door;
@@ -32,6 +33,7 @@ mod open;
 mod options;
 mod producers;
 mod reader;
+pub mod repair;
 mod sequencer;
 
 pub use contract::{

@@ -54,6 +54,8 @@ pub(crate) enum Change {
     Trim(u32, Offset),
     /// The journal file at this position, of this many bytes, was given back.
     Recycle(u64, u64),
+    /// A repair dropped everything between these positions.
+    Cut(u64, u64),
     /// All of the above up to here.
     Snapshot(Meta),
 }
@@ -69,6 +71,9 @@ pub(crate) struct Meta {
     starts: BTreeMap<u32, Offset>,
     /// Journal files that were given back: position and bytes.
     recycled: BTreeMap<u64, u64>,
+    /// What repairs dropped: from and to.
+    #[serde(default)]
+    cuts: BTreeMap<u64, u64>,
     #[serde(skip)]
     by_name: HashMap<TopicName, Arc<Topic>>,
 }
@@ -104,6 +109,9 @@ impl Meta {
                 self.recycled.insert(position, bytes);
                 self.merge_recycled();
             }
+            Change::Cut(from, to) => {
+                self.cuts.insert(from, to);
+            }
             Change::Snapshot(meta) => {
                 *self = meta;
                 self.by_name =
@@ -130,6 +138,11 @@ impl Meta {
             .range(..=position)
             .next_back()
             .is_some_and(|(start, length)| start + length >= position + bytes)
+    }
+
+    /// Whether what stood right before a position was dropped by a repair.
+    pub(crate) fn was_cut(&self, position: u64) -> bool {
+        self.cuts.range(..position).next_back().is_some_and(|(_, to)| position <= *to)
     }
 
     pub(crate) fn topic(&self, name: &TopicName) -> Option<&Arc<Topic>> {
@@ -177,6 +190,7 @@ mod tests {
             Change::Recycle(200, 100),
             Change::Recycle(0, 100),
             Change::Recycle(100, 100),
+            Change::Cut(50, 60),
             Change::Remove(topic("b", 4, 1).id),
         ] {
             meta.apply(change);
@@ -188,6 +202,8 @@ mod tests {
         assert_eq!(other.streams_next(), 5, "numbers are not used again");
         assert_eq!(other.start(2), Offset(9));
         assert!(other.is_recycled(100, 200) && !other.is_recycled(100, 201));
+        let cut: Vec<u64> = (45..65).filter(|at| other.was_cut(*at)).collect();
+        assert_eq!(cut, (51..61).collect::<Vec<_>>());
         assert!(other.topic(&TopicName::new("a").unwrap()).is_some());
         assert!(other.topic(&TopicName::new("b").unwrap()).is_none());
     }

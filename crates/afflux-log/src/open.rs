@@ -32,7 +32,9 @@ use crate::{
     embedded::Shared,
     error::{AppendError, OpenError},
     group::{self, Prepared},
-    journal::{self, FIRST_PAGE, Identity, JournalFile, Recovered, recover, spare_path},
+    journal::{
+        self, FIRST_PAGE, Identity, JournalFile, Recovered, recover, spare_path, write_whole,
+    },
     keeper::Keeper,
     meta::{Change, META_STREAM},
     options::LogOptions,
@@ -64,41 +66,37 @@ pub(crate) fn meta_group(
     Ok(prepared)
 }
 
-/// Reads the format file, or writes it.
-fn format(env: &Env, dir: &Path) -> Result<u128, OpenError> {
+/// Reads the format file: whose journal it is. `None` if there is no such file.
+pub(crate) fn read_format(disk: &dyn Disk, dir: &Path) -> Result<Option<u128>, OpenError> {
     let path = dir.join("format");
     let io = |error| OpenError::io(&path, error);
+    let file = match disk.open(&path, OpenMode::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(io)?,
+    };
+    let len = file.len().map_err(io)?.min(256) as usize;
+    let mut text = vec![0; len];
+    file.read_exact_at(&mut text, 0).map_err(io)?;
+    let text = String::from_utf8_lossy(&text);
+    let id = text.strip_prefix(FORMAT).map(str::trim_end);
+    let id = id.and_then(|id| u128::from_str_radix(id, 16).ok());
+    let found = || format!("it says \"{}\"", text.trim_end().escape_debug());
+    id.map(Some).ok_or_else(|| OpenError::Version { path: path.clone(), found: found() })
+}
+
+/// Reads the format file, or writes it.
+fn format(env: &Env, dir: &Path) -> Result<u128, OpenError> {
     let disk = &*env.disk;
-    match disk.open(&path, OpenMode::Read) {
-        Ok(file) => {
-            let len = file.len().map_err(io)?.min(256) as usize;
-            let mut text = vec![0; len];
-            file.read_exact_at(&mut text, 0).map_err(io)?;
-            let text = String::from_utf8_lossy(&text);
-            let id = text.strip_prefix(FORMAT).map(str::trim_end);
-            id.and_then(|id| u128::from_str_radix(id, 16).ok()).ok_or_else(|| OpenError::Version {
-                path: path.clone(),
-                found: format!("it says \"{}\"", text.trim_end().escape_debug()),
-            })
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            refuse_strangers(disk, dir)?;
-            let random = &env.random;
-            let id = (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64());
-            let unfinished = dir.join("format-new");
-            match disk.remove(&unfinished) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
-                _ => {}
-            }
-            let file = disk.open(&unfinished, OpenMode::Create).map_err(io)?;
-            file.write_all_at(format!("{FORMAT}{id:032x}\n").as_bytes(), 0).map_err(io)?;
-            file.sync_data().map_err(io)?;
-            disk.rename(&unfinished, &path).map_err(io)?;
-            disk.sync_dir(dir).map_err(io)?;
-            Ok(id)
-        }
-        Err(error) => Err(io(error)),
+    if let Some(id) = read_format(disk, dir)? {
+        return Ok(id);
     }
+    refuse_strangers(disk, dir)?;
+    let random = &env.random;
+    let id = (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64());
+    let path = dir.join("format");
+    write_whole(disk, &path, format!("{FORMAT}{id:032x}\n").as_bytes())
+        .map_err(|error| OpenError::io(&path, error))?;
+    Ok(id)
 }
 
 /// A journal without a format file is of a version that we do not know, or damaged.
@@ -128,7 +126,7 @@ fn check_options(options: &LogOptions) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn Lock>, OpenError> {
+pub(crate) fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn Lock>, OpenError> {
     let path = dir.join("lock");
     disk.lock(&path).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => OpenError::InUse(dir.to_owned()),

@@ -337,6 +337,24 @@ impl Sequencer {
         }
     }
 
+    /// Judges a group. If nothing of it is to be written its ticket is answered, and there is
+    /// nothing more to do.
+    fn judged(
+        &mut self,
+        group: &Prepared,
+        ticket: TicketSender,
+        out: &mut Outcomes,
+    ) -> Option<(Vec<Option<(Offset, u64)>>, TicketSender)> {
+        match self.judge(group) {
+            Err(error) => out.push((ticket, Err(error))),
+            Ok(verdicts) if !verdicts.is_empty() && verdicts.iter().all(Option::is_some) => {
+                self.answer_duplicates(&verdicts, group.time, ticket, out);
+            }
+            Ok(verdicts) => return Some((verdicts, ticket)),
+        }
+        None
+    }
+
     /// Gives a whole group its place; the group itself if there is no space.
     fn sequence(
         &mut self,
@@ -344,17 +362,7 @@ impl Sequencer {
         ticket: TicketSender,
         out: &mut Outcomes,
     ) -> Option<(Prepared, TicketSender)> {
-        let verdicts = match self.judge(&group) {
-            Ok(verdicts) => verdicts,
-            Err(error) => {
-                out.push((ticket, Err(error)));
-                return None;
-            }
-        };
-        if !verdicts.is_empty() && verdicts.iter().all(Option::is_some) {
-            self.answer_duplicates(&verdicts, group.time, ticket, out);
-            return None;
-        }
+        let (verdicts, ticket) = self.judged(&group, ticket, out)?;
         if verdicts.iter().any(Option::is_some) {
             let keep: Vec<bool> = verdicts.iter().map(Option::is_none).collect();
             // Only now that nothing can be refused any more; a group that is put off is judged

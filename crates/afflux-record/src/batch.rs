@@ -36,6 +36,9 @@ pub const HEADER_BYTES: usize = 61;
 pub const LENGTH_PREFIX_BYTES: usize = 12;
 /// The only format taken.
 pub const MAGIC: i8 = 2;
+/// The most headers of a record. A header takes 2 bytes packed and 64 in memory: without a limit,
+/// a batch that unpacks to what is allowed could hold 2 GiB of them.
+pub const HEADERS_MAX: usize = 1 << 16;
 
 const EPOCH_AT: usize = 12;
 const MAGIC_AT: usize = 16;
@@ -389,6 +392,9 @@ fn read_record(rest: &mut Bytes, header: &Header) -> Result<Record, &'static str
     // The smallest header has two bytes.
     if header_count > body.len() / 2 {
         return Err("it has more headers than bytes for them");
+    }
+    if header_count > HEADERS_MAX {
+        return Err("it has more than 65536 headers");
     }
     let mut headers = Vec::with_capacity(header_count);
     for _ in 0..header_count {

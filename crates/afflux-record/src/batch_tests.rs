@@ -127,6 +127,19 @@ fn a_codec_that_kafka_does_not_know_is_an_error() {
     }
 }
 
+#[test]
+fn headers_are_limited() {
+    let check = |headers: usize, fine: bool| {
+        let mut builder = Builder::new(Compression::None);
+        let none: &[u8] = b"";
+        builder.push_with_headers(Timestamp(1), None, None, &vec![(none, None); headers]);
+        let read: Result<Vec<_>, _> = records(&builder.finish().unwrap()).collect();
+        assert_eq!(read.is_ok(), fine, "{headers}");
+    };
+    check(HEADERS_MAX, true);
+    check(HEADERS_MAX + 1, false);
+}
+
 proptest! {
     // Each case is tried at every byte or bit.
     #![proptest_config(ProptestConfig::with_cases(48))]

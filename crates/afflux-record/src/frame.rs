@@ -232,7 +232,7 @@ impl BatchMeta {
 
     /// The offset behind the batch.
     pub fn next_offset(&self) -> Offset {
-        Offset(self.base_offset.0 + i64::from(self.last_offset_delta) + 1)
+        Offset(self.base_offset.0.saturating_add(i64::from(self.last_offset_delta) + 1))
     }
 }
 
@@ -393,7 +393,7 @@ impl Commit {
                 }
                 let bytes = left.min(chunk.bytes);
                 pieces.push(Piece { position: chunk.position, bytes });
-                chunk.position.0 += u64::from(bytes);
+                chunk.position.0 = chunk.position.0.checked_add(u64::from(bytes))?;
                 chunk.bytes -= bytes;
                 left -= bytes;
             }

@@ -37,7 +37,8 @@ mod tests {
 
     #[test]
     fn hashes_are_those_of_the_java_client() {
-        // The vectors of `org.apache.kafka.common.utils.UtilsTest.testMurmur2`.
+        // The vectors of Apache Kafka's `UtilsTest.testMurmur2`, as of its commit f55581dc
+        // (clients/src/test/java/org/apache/kafka/common/utils/UtilsTest.java).
         let check = |key: &str, expected: i32| {
             assert_eq!(murmur2(key.as_bytes()) as i32, expected, "{key}");
         };
@@ -47,6 +48,12 @@ mod tests {
         check("a-little-bit-longer-string", -1_486_304_829);
         check("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971);
         check("abc", 479_470_107);
+        // Those of librdkafka's `unittest_murmur2` (src/rdmurmur2.c): every length of the rest.
+        check("1234", 0x9fc9_7b14_u32 as i32);
+        check("234", 0xe7c0_09ca_u32 as i32);
+        check("34", 0x8739_30da_u32 as i32);
+        check("4", 0x5a4b_5ca1);
+        check("", 0x106e_08d9);
     }
 
     #[test]

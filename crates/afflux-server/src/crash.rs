@@ -7,7 +7,7 @@
 //! 1. [`CrashLog`] counts the commits that the engine submits. At the one that the plan names it
 //!    tells the [`Trigger`] what to look for: bytes of the commit's changelog batch that the log
 //!    does not change, its CRC and what follows it.
-//! 2. [`CrashDisk`] looks for them in every write from then on. Once a write that holds them has
+//! 2. The trigger stands before the disk and looks for them in every write from then on. Once a write that holds them has
 //!    been done, the commit is written and nothing of it is visible.
 //! 3. The next sync of that file is where the process ends: before it, or right after it has
 //!    succeeded and before the log hears of it. Which of the two, the plan's seed decides.
@@ -19,14 +19,11 @@
 use std::{
     io::{self, Write},
     ops::Range,
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    path::PathBuf,
+    sync::Arc,
 };
 
-use afflux_env::{Disk, File, Lock, OpenMode};
+use afflux_env::{File, Interpose};
 use afflux_log::{
     Batches, Bounds, EpochCommit, Isolation, Log, Ticket, TopicSpec,
     error::{ReadError, TopicError},
@@ -163,6 +160,22 @@ impl Trigger {
     }
 }
 
+/// Sees every write and every sync of the disk that it stands before.
+impl Interpose for Trigger {
+    fn write(&self, file: &dyn File, number: u64, bufs: &[&[u8]], at: u64) -> io::Result<()> {
+        file.write_all_vectored_at(bufs, at)?;
+        self.wrote(number, bufs);
+        Ok(())
+    }
+
+    fn sync(&self, file: &dyn File, number: u64) -> io::Result<()> {
+        self.syncs(number, Point::Written);
+        file.sync_data()?;
+        self.syncs(number, Point::Synced);
+        Ok(())
+    }
+}
+
 #[cfg(unix)]
 fn kill_self() -> ! {
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
@@ -224,6 +237,9 @@ impl Log for CrashLog {
     fn ends(&self, tick: Tick, partitions: &[TopicPartition]) -> Result<Vec<Offset>, ReadError> {
         self.log.ends(tick, partitions)
     }
+    fn was_cut(&self, tick: Tick) -> bool {
+        self.log.was_cut(tick)
+    }
     fn submit(&self, commit: EpochCommit) -> Ticket {
         // Before the log has it, so that no write of it goes unseen.
         self.trigger.submitted(&commit);
@@ -237,83 +253,6 @@ impl Log for CrashLog {
     }
     fn leader_epoch(&self) -> LeaderEpoch {
         self.log.leader_epoch()
-    }
-}
-
-/// A disk that shows the trigger every write and every sync.
-pub(crate) struct CrashDisk {
-    disk: Arc<dyn Disk>,
-    trigger: Arc<Trigger>,
-    opened: AtomicU64,
-}
-
-impl CrashDisk {
-    /// Stands before a disk.
-    pub(crate) fn new(disk: Arc<dyn Disk>, trigger: Arc<Trigger>) -> Self {
-        Self { disk, trigger, opened: AtomicU64::new(0) }
-    }
-}
-
-impl Disk for CrashDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn File>> {
-        let file = self.disk.open(path, mode)?;
-        let number = self.opened.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(CrashFile { file, number, trigger: self.trigger.clone() }))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.disk.list(dir)
-    }
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        self.disk.free_bytes(path)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
-        self.disk.lock(path)
-    }
-}
-
-struct CrashFile {
-    file: Box<dyn File>,
-    number: u64,
-    trigger: Arc<Trigger>,
-}
-
-impl File for CrashFile {
-    fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
-        self.file.read_exact_at(buf, position)
-    }
-    fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
-        self.file.write_all_at(buf, position)?;
-        self.trigger.wrote(self.number, &[buf]);
-        Ok(())
-    }
-    fn write_all_vectored_at(&self, bufs: &[&[u8]], position: u64) -> io::Result<()> {
-        self.file.write_all_vectored_at(bufs, position)?;
-        self.trigger.wrote(self.number, bufs);
-        Ok(())
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.trigger.syncs(self.number, Point::Written);
-        self.file.sync_data()?;
-        self.trigger.syncs(self.number, Point::Synced);
-        Ok(())
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
     }
 }
 

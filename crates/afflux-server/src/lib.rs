@@ -1,7 +1,7 @@
 //! A node, put together: the log, the engine, and the listeners in front of them.
 //!
-//! Not here: flags, signals, the terminal. A process that runs a node hands over a [`Config`] and
-//! decides when to stop.
+//! Beside it, for a node that does not start: [`journal`]. Not here: flags, signals, the terminal.
+//! A process that runs a node hands over a [`Config`] and decides when to stop.
 //!
 //! [`Node::start`]:
 //! 1. binds the three addresses, so that a port in use is told before anything is touched;
@@ -16,6 +16,7 @@
 mod config;
 mod crash;
 mod error;
+pub mod journal;
 mod listen;
 mod node;
 

@@ -3,14 +3,14 @@
 use std::{fs, io, path::Path, sync::Arc};
 
 use afflux_engine::{Engine, EngineOptions};
-use afflux_env::Env;
+use afflux_env::{Env, Interposed};
 use afflux_log::{EmbeddedLog, Log, LogOptions};
 use afflux_serve::{ServeOptions, Serving};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     Addresses, Config, StartError,
-    crash::{CrashDisk, CrashLog, Trigger},
+    crash::{CrashLog, Trigger},
     listen,
 };
 
@@ -36,7 +36,7 @@ impl Node {
         env.network = network;
         let trigger = config.crash.as_ref().and_then(Trigger::of);
         if let Some(trigger) = &trigger {
-            env.disk = Arc::new(CrashDisk::new(env.disk, Arc::clone(trigger)));
+            env.disk = Arc::new(Interposed::new(env.disk, Arc::clone(trigger)));
         }
 
         let (log, engine) = {

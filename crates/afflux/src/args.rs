@@ -91,6 +91,17 @@ Examples:
   afflux consume orders --from-beginning -n 10 --json
   afflux consume orders --group billing")]
     Consume(ConsumeArgs),
+    /// Check the journal of a node that is not running, or cut out what is damaged
+    #[command(after_help = "\
+Examples:
+  afflux journal check
+  afflux journal check --data-dir /var/lib/afflux --json
+  afflux journal repair --data-dir /var/lib/afflux
+
+A node whose journal is not what was written does not start, and changes nothing. Copy the data
+directory first. What a repair takes out of the journal is kept in DIR/quarantine, with a report of
+what was lost.")]
+    Journal(JournalArgs),
     /// Print the version
     Version(VersionArgs),
     /// Print a completion script for a shell
@@ -263,6 +274,34 @@ pub(crate) enum TopicCommand {
         topic: String,
         #[command(flatten)]
         node: KafkaNode,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JournalArgs {
+    #[command(subcommand)]
+    pub(crate) command: JournalCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JournalCommand {
+    /// Read all of it and say what there is; exit status 1 if something is damaged
+    Check {
+        /// Where everything is kept
+        #[arg(long, value_name = "DIR", env = "AFFLUX_DATA_DIR", default_value = "afflux-data")]
+        data_dir: PathBuf,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Move what keeps the node from starting, and everything behind it, aside
+    Repair {
+        /// Where everything is kept
+        #[arg(long, value_name = "DIR", env = "AFFLUX_DATA_DIR", default_value = "afflux-data")]
+        data_dir: PathBuf,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
 }
 

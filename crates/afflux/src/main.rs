@@ -6,9 +6,10 @@
 //! | `demo` | [`demo`] | starting one as a child; Kafka, HTTP |
 //! | `sql` | [`sql`] | HTTP |
 //! | `topic`, `produce`, `consume` | [`topic`], [`produce`], [`consume`] | Kafka |
+//! | `journal` | [`journal`] | no means: it works on the files of one that is not running |
 //!
-//! Not here: anything that a node does. `up` hands its flags to `afflux-server`; all the others
-//! are clients and reach a node as any client would.
+//! Not here: anything that a node does. `up` and `journal` hand their flags to `afflux-server`; all
+//! the others are clients and reach a node as any client would.
 
 #![allow(
     clippy::disallowed_methods,
@@ -21,6 +22,7 @@ mod demo;
 mod failure;
 mod http;
 mod interrupt;
+mod journal;
 mod kafka;
 mod produce;
 mod sql;
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Topic(args) => topic::run(args),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
+        Command::Journal(args) => journal::run(&args),
         Command::Version(args) => {
             version(&args);
             Ok(())

@@ -186,11 +186,59 @@ fn a_damaged_journal_is_told_and_left_alone() {
     let at = bytes.windows(6).position(|bytes| bytes == b"a line").expect("what was produced");
     bytes[at] ^= 1;
     std::fs::write(&path, &bytes).expect("a file");
-    run(&mut up(&data)).fails(5, &["error: ", "is damaged at position", "hint: "]);
+    run(&mut up(&data)).fails(5, &["error: ", "is damaged at position", "afflux journal repair"]);
     assert!(std::fs::read(&path).expect("a file") == bytes, "nothing is repaired by guessing");
     // A journal that ends too early is damaged too: what is missing was durable.
     std::fs::write(&path, &bytes[..at]).expect("a file");
     run(&mut up(&data)).fails(5, &["error: ", "is damaged at position", "hint: "]);
+}
+
+#[test]
+fn what_is_damaged_is_cut_out_on_demand() {
+    let node = Node::start();
+    node.run(&["topic", "create", "orders"]).ok();
+    for line in ["first\n", "second\n", "third\n"] {
+        run_with(&mut node.command(&["produce", "orders"]), line).ok();
+    }
+    let journal = |dir: &Path, words: &[&str]| {
+        let mut command = afflux();
+        command.arg("journal").args(words).arg("--data-dir").arg(dir);
+        run_with(&mut command, "")
+    };
+    let check = ["check", "--json"];
+    journal(&node.dir.path().join("data"), &check).fails(4, &["in use", "hint: "]);
+    let (_, dir) = node.stop();
+    let data = dir.path().join("data");
+    let sound = &journal(&data, &check).json()[0];
+    assert_eq!((&sound["damage"], &sound["behind"]), (&json!([]), &json!([])));
+    assert!(sound["groups"].as_u64().expect("a number") >= 4);
+    journal(&data, &["repair", "--yes"]).fails(1, &["nothing to repair", "hint: "]);
+
+    let files = std::fs::read_dir(data.join("journal")).expect("a directory");
+    let path = files.map(|file| file.expect("a file").path()).min().expect("the first file");
+    let mut bytes = std::fs::read(&path).expect("a file");
+    let at = bytes.windows(6).position(|bytes| bytes == b"second").expect("what was produced");
+    bytes[at] ^= 1;
+    std::fs::write(&path, &bytes).expect("a file");
+    let checked = journal(&data, &check);
+    assert_eq!(checked.status, 1);
+    let found: serde_json::Value = serde_json::from_str(&checked.out).expect("JSON");
+    assert_eq!(found["damage"][0]["stops_the_node"], true);
+    let behind = found["behind"].as_array().expect("a list");
+    let orders = behind.iter().find(|loss| loss["partition"] == "orders-0").expect("the topic");
+    assert_eq!((&orders["from"], &orders["to"]), (&json!(1), &json!(3)));
+    journal(&data, &["check"]).fails(1, &["damaged in 1 place", "afflux journal repair"]);
+    journal(&data, &["repair"]).fails(1, &["nothing was changed", "--yes"]);
+    assert!(std::fs::read(&path).expect("a file") == bytes);
+
+    let done = journal(&data, &["repair", "--yes"]).ok();
+    assert!(done.contains("quarantine") && done.contains("orders-0, offsets 1 to 3"), "{done}");
+    let node = Node::start_in(dir);
+    let consumed = node.run(&["consume", "orders", "--from-beginning", "-n", "1", "--json"]).json();
+    assert_eq!((&consumed[0]["value"], &consumed[0]["offset"]), (&json!("first"), &json!(0)));
+    run_with(&mut node.command(&["produce", "orders"]), "again\n").ok();
+    let consumed = node.run(&["consume", "orders", "--from-beginning", "-n", "2"]).ok();
+    assert_eq!(consumed, "first\nagain\n");
 }
 
 #[test]

@@ -39,7 +39,16 @@ impl Disk for RealDisk {
     }
 
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)
+        if dir.as_os_str().is_empty() || dir.is_dir() {
+            return Ok(());
+        }
+        let parent = dir.parent().unwrap_or(Path::new(""));
+        self.create_dir_all(parent)?;
+        match fs::create_dir(dir) {
+            Err(error) if !dir.is_dir() => return Err(error),
+            _ => {}
+        }
+        self.sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -152,6 +161,19 @@ mod tests {
         file.read_exact_at(&mut got, 5).unwrap();
         assert_eq!(got, expected);
         assert_eq!(file.len().unwrap(), 5 + expected.len() as u64);
+    }
+
+    #[test]
+    fn directories_are_made_with_their_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        RealDisk.create_dir_all(&deep).unwrap();
+        RealDisk.create_dir_all(&deep).unwrap();
+        assert!(deep.is_dir());
+        let file = dir.path().join("file");
+        RealDisk.open(&file, OpenMode::Create).unwrap();
+        assert!(RealDisk.create_dir_all(&file).is_err());
+        assert!(RealDisk.create_dir_all(&file.join("below")).is_err());
     }
 
     #[test]

@@ -449,13 +449,9 @@ impl File for SimFile {
             let len = len as usize;
             inode.seen.resize(len, 0);
             inode.dirty.retain(|page, _| page * PAGE < len);
-            if let Some(versions) =
-                len.checked_rem(PAGE).and_then(|_| inode.dirty.get_mut(&(len / PAGE)))
-            {
-                for version in versions {
-                    if version.len() > len % PAGE {
-                        *version = version[..len % PAGE].into();
-                    }
+            for version in inode.dirty.get_mut(&(len / PAGE)).into_iter().flatten() {
+                if version.len() > len % PAGE {
+                    *version = version[..len % PAGE].into();
                 }
             }
         })

@@ -81,6 +81,20 @@ impl Identity {
     }
 }
 
+/// Writes a file that appears whole or not at all, durably, in the place of what was there.
+pub(crate) fn write_whole(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = path.with_extension("new");
+    match disk.remove(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.open(&unfinished, OpenMode::Create)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_data()?;
+    disk.rename(&unfinished, path)?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new("")))
+}
+
 /// CRC32C, as everywhere in the journal.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     afflux_record::frame::crc32c(bytes)
@@ -161,19 +175,29 @@ impl JournalFile {
         Ok(Self { base: identity.base, capacity: identity.capacity, path, file })
     }
 
-    /// Opens a file that is in use.
-    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> io::Result<(Self, Option<Identity>, u64)> {
+    /// Opens a file that is in use, and reads what its first page says.
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        path: &Path,
+        base: u64,
+    ) -> io::Result<(Self, Option<Identity>)> {
         let file = disk.open(path, OpenMode::WriteDirect)?;
-        let len = file.len()?;
-        let mut page = vec![0; FIRST_PAGE as usize];
-        let identity = if len >= FIRST_PAGE {
-            file.read_exact_at(&mut page, 0)?;
-            Identity::decode(&page)
-        } else {
-            None
-        };
-        let (base, capacity) = identity.map_or((0, len), |found| (found.base, found.capacity));
-        Ok((Self { base, capacity, path: path.to_owned(), file }, identity, len))
+        let capacity = file.len()?;
+        let mut page = vec![0; FIRST_PAGE.min(capacity) as usize];
+        file.read_exact_at(&mut page, 0)?;
+        Ok((Self { base, capacity, path: path.to_owned(), file }, Identity::decode(&page)))
+    }
+
+    /// Whether a file that was opened is what its first page and its name say, or what is wrong.
+    pub(crate) fn is_whole(&self, page: Option<Identity>, journal: u128) -> Result<(), String> {
+        let page = page.ok_or("its first page is not what was written")?;
+        if page.journal != journal || page.base != self.base {
+            return Err("it belongs to another journal, or was renamed".to_owned());
+        }
+        if self.capacity != page.capacity {
+            return Err(format!("it has {} bytes instead of {}", self.capacity, page.capacity));
+        }
+        Ok(())
     }
 
     /// Behind its last position.

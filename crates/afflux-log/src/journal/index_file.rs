@@ -34,7 +34,7 @@ use afflux_types::{Incarnation, JournalPosition};
 use bytes::{Buf, BufMut};
 use hashbrown::HashMap;
 
-use super::file::crc32c;
+use super::file::{crc32c, write_whole};
 use crate::{
     index::{IndexEntry, Pieces},
     producers::Producers,
@@ -246,16 +246,7 @@ impl IndexFile {
     pub(crate) fn write(disk: &dyn Disk, dir: &Path, content: &Content) -> io::Result<Self> {
         let bytes = content.encode();
         let path = path_of(dir, content.base);
-        let unfinished = path.with_extension("index-new");
-        match disk.remove(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = disk.open(&unfinished, OpenMode::Create)?;
-        file.write_all_at(&bytes, 0)?;
-        file.sync_data()?;
-        disk.rename(&unfinished, &path)?;
-        disk.sync_dir(dir)?;
+        write_whole(disk, &path, &bytes)?;
         Self::parse(path, content.journal, &bytes[..HEADER_BYTES], &bytes[HEADER_BYTES..])
             .ok_or_else(|| io::Error::other("an index file does not read back"))
     }
@@ -352,3 +343,7 @@ impl IndexFile {
         Some(streams)
     }
 }
+
+#[cfg(test)]
+#[path = "index_file_tests.rs"]
+mod tests;

@@ -16,11 +16,13 @@
 //! |---|---|
 //! | `file` | one file: its first page, making, finding |
 //! | `writer` | frames to disk: one write, one sync |
+//! | `frames` | frames from disk: in order, or searched for |
 //! | `recovery` | what counts after a crash |
 //! | `sealing` | from a full file's entries to its index |
 //! | `index_file` | a sealed file's index beside it: a cache |
 
 mod file;
+mod frames;
 mod index_file;
 mod recovery;
 mod sealing;
@@ -28,9 +30,12 @@ mod writer;
 
 use std::path::Path;
 
-pub(crate) use file::{FIRST_PAGE, Identity, JournalFile, spare_number, spare_path};
+pub(crate) use file::{
+    FIRST_PAGE, Identity, JournalFile, base_of, spare_number, spare_path, write_whole,
+};
+pub(crate) use frames::{Last, Reader, explain, proof};
 pub(crate) use index_file::{IndexFile, Section, encode_producers, path_of as index_path};
-pub(crate) use recovery::{Recovered, recover};
+pub(crate) use recovery::{Recovered, is_usable, recover};
 pub(crate) use sealing::{Sealing, gather, install};
 pub(crate) use writer::{Frame, WriteBatch};
 
@@ -39,7 +44,7 @@ pub(crate) fn is_leftover(path: &Path, is_there: impl Fn(u64) -> bool) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     let stem = path.file_stem().and_then(|stem| stem.to_str());
     match extension {
-        Some("index-new") => true,
+        Some("new") => true,
         Some("index") => {
             !stem.and_then(|stem| u64::from_str_radix(stem, 16).ok()).is_some_and(is_there)
         }

@@ -23,14 +23,15 @@ use std::{
 
 use afflux_env::Disk;
 use afflux_record::frame::{
-    BatchMeta, Commit, FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, Kind, frame_bytes, read_group,
+    BatchMeta, Commit, FRAME_HEADER_BYTES, FrameHeader, Kind, frame_bytes, read_group,
 };
-use afflux_types::{Incarnation, JournalPosition, Timestamp};
+use afflux_types::{Incarnation, Timestamp};
 use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::{
     file::{FIRST_PAGE, JournalFile, base_of, spare_number},
+    frames::{Last, Reader, explain, proof},
     index_file::{IndexFile, Section, encode_producers, path_of},
     sealing::{Sealing, gather, install, run_of},
 };
@@ -41,9 +42,6 @@ use crate::{
     producers::{Producers, is_numbered},
     sequencer::FileState,
 };
-
-/// Read at a time.
-const WINDOW: usize = 1 << 20;
 
 /// A journal as it was found.
 pub(crate) struct Recovered {
@@ -66,49 +64,6 @@ pub(crate) struct Recovered {
     pub(crate) spares: Vec<PathBuf>,
 }
 
-/// A file's frames, read through a window.
-struct Reader<'a> {
-    file: &'a JournalFile,
-    start: u64,
-    buf: Vec<u8>,
-}
-
-impl<'a> Reader<'a> {
-    fn new(file: &'a JournalFile) -> Self {
-        Self { file, start: file.base, buf: Vec::new() }
-    }
-
-    /// The bytes at a position; `None` behind the file's end.
-    fn get(&mut self, position: u64, bytes: usize) -> io::Result<Option<&[u8]>> {
-        let end = position + bytes as u64;
-        if end > self.file.end() {
-            return Ok(None);
-        }
-        if position < self.start || end > self.start + self.buf.len() as u64 {
-            let length = (WINDOW.max(bytes) as u64).min(self.file.end() - position);
-            self.buf.resize(length as usize, 0);
-            self.file.read(&mut self.buf, position)?;
-            self.start = position;
-        }
-        let from = (position - self.start) as usize;
-        Ok(Some(&self.buf[from..from + bytes]))
-    }
-
-    /// The frame at a position, if its checksum holds.
-    fn frame(&mut self, position: u64) -> io::Result<Option<(FrameHeader, &[u8])>> {
-        let Some(header) = self.get(position, FRAME_HEADER_BYTES)? else { return Ok(None) };
-        let Some(parsed) = FrameHeader::parse(header, JournalPosition(position)) else {
-            return Ok(None);
-        };
-        let length = parsed.length as usize;
-        let Some(bytes) = self.get(position, FRAME_HEADER_BYTES + length)? else {
-            return Ok(None);
-        };
-        let (header, payload) = bytes.split_at(FRAME_HEADER_BYTES);
-        Ok(FrameHeader::verify(header, payload).then_some((parsed, payload)))
-    }
-}
-
 /// Opens the journal's files and checks what can be checked without reading them.
 struct Found {
     files: Vec<Arc<JournalFile>>,
@@ -123,19 +78,10 @@ fn find(disk: &dyn Disk, dir: &Path, journal: u128) -> Result<Found, OpenError> 
             continue;
         }
         let Some(base) = base_of(&path) else { continue };
-        let opened = JournalFile::open(disk, &path).map_err(|error| OpenError::io(&path, error))?;
-        let (file, identity, len) = opened;
-        let corrupt =
-            |reason: String| OpenError::Corrupt { path: path.clone(), position: base, reason };
-        let Some(identity) = identity else {
-            return Err(corrupt("its first page is not what was written".to_owned()));
-        };
-        if identity.journal != journal || identity.base != base {
-            return Err(corrupt("it belongs to another journal, or was renamed".to_owned()));
-        }
-        if len != identity.capacity {
-            let capacity = identity.capacity;
-            return Err(corrupt(format!("it has {len} bytes instead of {capacity}")));
+        let opened = JournalFile::open(disk, &path, base);
+        let (file, identity) = opened.map_err(|error| OpenError::io(&path, error))?;
+        if let Err(reason) = file.is_whole(identity, journal) {
+            return Err(OpenError::Corrupt { path, position: base, reason });
         }
         found.files.push(Arc::new(file));
     }
@@ -178,6 +124,7 @@ impl Scan<'_> {
         let index = Arc::new(index);
         for (section, run) in index.runs.iter().enumerate() {
             let stream = self.state.streams.entry(run.stream).or_default();
+            stream.skip_to(run.base);
             stream.end = run.end;
             stream.runs.push(run_of(&index, section));
         }
@@ -267,6 +214,7 @@ impl Scan<'_> {
         end: u64,
     ) {
         let stream = self.state.streams.entry(meta.stream).or_default();
+        stream.skip_to(meta.base_offset.0);
         stream.push(IndexEntry::new(meta, at, header.incarnation.0 as i32, pieces));
         if is_numbered(meta) {
             self.producers.entry(meta.stream).or_default().record(meta, time, end);
@@ -309,49 +257,15 @@ impl Scan<'_> {
 
     /// Decides about an invalid frame: an error if it was durable.
     fn judge(&self, position: u64, files: &[Arc<JournalFile>]) -> Result<(), OpenError> {
-        for file in files {
-            let mut reader = Reader::new(file);
-            let first = file.base + FIRST_PAGE;
-            let mut at = first.max(position + FRAME_ALIGN as u64);
-            while at + FRAME_HEADER_BYTES as u64 <= file.end() {
-                let io = |error| OpenError::io(&file.path, error);
-                let window = WINDOW.min((file.end() - at) as usize);
-                let Some(bytes) = reader.get(at, window).map_err(io)? else { break };
-                // Zeros, mostly: find the next place that begins like a frame.
-                let hit = bytes
-                    .chunks_exact(FRAME_ALIGN)
-                    .position(|word| word[..4] == FrameHeader::MAGIC_BYTES);
-                let Some(hit) = hit else {
-                    at += (window / FRAME_ALIGN * FRAME_ALIGN).max(FRAME_ALIGN) as u64;
-                    continue;
-                };
-                at += (hit * FRAME_ALIGN) as u64;
-                if let Some((header, _)) = reader.frame(at).map_err(io)?
-                    && header.incarnation >= self.state.incarnation
-                    && header.sequence > self.state.sequence
-                {
-                    if header.durable.0 > position {
-                        return Err(self.corrupt(position, &header));
-                    }
-                    at = header.end().0;
-                } else {
-                    at += FRAME_ALIGN as u64;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn corrupt(&self, position: u64, proof: &FrameHeader) -> OpenError {
-        let file = self.state.files.range(..=position).next_back();
-        OpenError::Corrupt {
-            path: file.map_or_else(|| self.dir.to_owned(), |(_, state)| state.file.path.clone()),
-            position,
-            reason: format!(
-                "the frame at position {} was written when everything before {} was durable, but \
-                 what stands here is not what was written",
-                proof.position.0, proof.durable.0
-            ),
+        let last = Last { sequence: self.state.sequence, incarnation: self.state.incarnation };
+        match proof(files, position, last) {
+            Ok(None) => Ok(()),
+            Ok(Some(proof)) => Err(OpenError::Corrupt {
+                path: files[0].path.clone(),
+                position,
+                reason: explain(&proof),
+            }),
+            Err((file, error)) => Err(OpenError::io(&file.path, error)),
         }
     }
 }
@@ -433,7 +347,7 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path, journal: u128) -> Result<Reco
 }
 
 /// Whether the metadata's entries can be read, which are needed at once.
-fn is_usable(disk: &dyn Disk, index: &IndexFile) -> bool {
+pub(crate) fn is_usable(disk: &dyn Disk, index: &IndexFile) -> bool {
     let section = index.runs.iter().position(|run| run.stream == META_STREAM);
     section.is_none_or(|section| index.section(disk, section as u32).is_ok())
 }
@@ -551,7 +465,7 @@ fn finish(
     let numbers = state.meta.topics().iter().flat_map(|topic| topic.streams());
     for number in numbers.chain([META_STREAM]) {
         let mut stream = state.streams.remove(&number).unwrap_or_default();
-        stream.start = state.meta.start(number).0;
+        stream.start = stream.start.max(state.meta.start(number).0);
         stream.end = stream.end.max(stream.start);
         stream.durable = stream.end;
         stream.producers = producers.remove(&number).unwrap_or_default();

@@ -45,15 +45,20 @@ impl Sequencer {
             self.wants_file = !self.deferred.is_empty();
             return out.push((ticket, Err(error)));
         }
-        self.in_flight_bytes += group.bytes();
-        for meta in &group.metas {
-            *self.deferred_streams.entry(meta.stream).or_default() += 1;
-        }
+        self.hold(&group);
         let staged = matches!(group.body, Body::Staged(_)).then(|| {
             self.staged_next += 1;
             Staged { number: self.staged_next, next: (0, 0), chunks: Vec::new() }
         });
         self.deferred.push_back(Deferred { group, ticket, staged });
+    }
+
+    /// Counts a group that is deferred.
+    fn hold(&mut self, group: &Prepared) {
+        self.in_flight_bytes += group.bytes();
+        for meta in &group.metas {
+            *self.deferred_streams.entry(meta.stream).or_default() += 1;
+        }
     }
 
     pub(super) fn undefer(&mut self) -> Option<Deferred> {
@@ -123,10 +128,7 @@ impl Sequencer {
     }
 
     fn put_back(&mut self, group: Prepared, ticket: TicketSender, staged: Option<Staged>) {
-        self.in_flight_bytes += group.bytes();
-        for meta in &group.metas {
-            *self.deferred_streams.entry(meta.stream).or_default() += 1;
-        }
+        self.hold(&group);
         self.deferred.push_front(Deferred { group, ticket, staged });
     }
 
@@ -169,17 +171,7 @@ impl Sequencer {
         staged: &Staged,
         out: &mut Outcomes,
     ) -> Option<(Prepared, TicketSender)> {
-        let verdicts = match self.judge(&group) {
-            Ok(verdicts) => verdicts,
-            Err(error) => {
-                out.push((ticket, Err(error)));
-                return None;
-            }
-        };
-        if verdicts.iter().all(Option::is_some) {
-            self.answer_duplicates(&verdicts, group.time, ticket, out);
-            return None;
-        }
+        let (verdicts, ticket) = self.judged(&group, ticket, out)?;
         if let Some(at) = verdicts.iter().position(Option::is_some) {
             // The chunks are written as they are: a part of them can not be left out.
             let reason = "it was written before, the rest of its large group was not".to_owned();

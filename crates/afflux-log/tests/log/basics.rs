@@ -5,7 +5,9 @@ use afflux_log::{
     Isolation, Log, TopicSpec,
     error::{AppendError, OpenError, ReadError, TopicError},
 };
+use afflux_record::frame::crc32c;
 use afflux_types::{Offset, Timestamp};
+use bytes::BytesMut;
 
 use crate::support::*;
 
@@ -109,4 +111,20 @@ fn one_log_a_directory() {
     assert!(matches!(open(&sim), Err(OpenError::InUse(_))));
     log.shutdown();
     open(&sim).unwrap();
+}
+
+#[test]
+fn a_batch_may_take_as_many_offsets_as_there_are_deltas() {
+    let sim = Sim::new(1);
+    let log = open(&sim).unwrap();
+    topic(&log, "t", 1);
+    let mut wide = BytesMut::from(&batch(1, &["a"])[..]);
+    wide[23..27].copy_from_slice(&i32::MAX.to_be_bytes());
+    let crc = crc32c(&wide[21..]);
+    wide[17..21].copy_from_slice(&crc.to_be_bytes());
+    let at = partition("t", 0);
+    append(&log, &[(at.clone(), wide.freeze())]).unwrap();
+    let appended = append(&log, &[(at.clone(), batch(1, &["b"]))]).unwrap();
+    assert_eq!(appended.base_offsets, [Offset(1 << 31)]);
+    assert_eq!(records(&log, &at, Isolation::Uncommitted)[1], (1 << 31, "b".to_owned()));
 }

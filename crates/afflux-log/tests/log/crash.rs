@@ -22,12 +22,11 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use afflux_env::{
-    Disk, Env, File, Lock, OpenMode,
+    Disk, Env, File, Interpose, Interposed,
     sim::{Failure, Operation, Sim, SimRandom},
 };
 use afflux_log::{Appended, EmbeddedLog, Isolation, Log, Ticket, TopicSpec};
@@ -364,61 +363,25 @@ fn nothing_acknowledged_is_lost_wherever_the_power_is_cut() {
 }
 
 /// A disk whose syncs do nothing while they say that they did.
-struct Lying(Arc<dyn Disk>);
+struct Lying;
 
-struct LyingFile(Box<dyn File>);
-
-impl Disk for Lying {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(LyingFile(self.0.open(path, mode)?)))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.0.list(dir)
-    }
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.0.create_dir_all(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.0.remove(path)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.0.sync_dir(dir)
-    }
-    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        self.0.free_bytes(path)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
-        self.0.lock(path)
-    }
-}
-
-impl File for LyingFile {
-    fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
-        self.0.read_exact_at(buf, position)
-    }
-    fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
+impl Interpose for Lying {
+    fn write(&self, file: &dyn File, _: u64, bufs: &[&[u8]], position: u64) -> io::Result<()> {
         // First pages and zeros are made durable, or no file would ever open.
-        self.0.write_all_at(buf, position)?;
+        file.write_all_vectored_at(bufs, position)?;
+        let buf = bufs.concat();
         let is_zeros = buf.len() > 4096 && buf.iter().all(|b| *b == 0);
-        if position == 0 || is_zeros { self.0.sync_data() } else { Ok(()) }
+        if position == 0 || is_zeros { file.sync_data() } else { Ok(()) }
     }
-    fn sync_data(&self) -> io::Result<()> {
+
+    fn sync(&self, _: &dyn File, _: u64) -> io::Result<()> {
         Ok(())
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
     }
 }
 
 #[test]
 fn the_checker_sees_a_disk_that_does_not_sync() {
-    let lying = |disk| Arc::new(Lying(disk)) as Arc<dyn Disk>;
+    let lying = |disk| Arc::new(Interposed::new(disk, Arc::new(Lying))) as Arc<dyn Disk>;
     let found = every_cut(0, Broken { disk: lying, early: false });
     assert!(found.is_err(), "the checker found nothing on a lying disk");
 }

@@ -4,6 +4,7 @@ mod basics;
 mod crash;
 mod damage;
 mod producers;
+mod repair;
 mod space;
 mod support;
 mod threads;

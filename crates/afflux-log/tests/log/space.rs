@@ -1,12 +1,25 @@
 //! A full disk, and files that are given back.
 
-use afflux_env::{Disk, sim::Sim};
+use std::{
+    io,
+    path::Path,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use afflux_env::{
+    Disk,
+    sim::{Failure, Operation, Sim},
+};
 use afflux_log::{
     EmbeddedLog, Isolation, Log, LogOptions,
     error::{AppendError, OpenError},
 };
-use afflux_types::Offset;
-use std::path::Path;
+use afflux_types::{Offset, Timestamp};
 
 use crate::support::*;
 
@@ -153,4 +166,85 @@ fn a_group_beyond_all_limits_is_refused() {
     let large = "g".repeat(20_000);
     let error = append(&log, &[(partition("t", 0), batch(0, &[&large]))]).unwrap_err();
     assert!(matches!(error, AppendError::TooLarge { .. }), "{error}");
+}
+
+#[test]
+fn who_waits_for_room_is_woken_when_the_disk_is_full() {
+    let sim = Sim::new(1);
+    sim.disk.set_capacity(200 << 10);
+    let options = LogOptions { in_flight_bytes_max: 30_000, ..options() };
+    let log = EmbeddedLog::open_stepped(&sim.env(), Path::new(DIR), options).unwrap();
+    topic(&log, "t", 1);
+    while log.step() {}
+    let large = "g".repeat(200_000);
+    let mut ticket = log.append(&group(&[(partition("t", 0), batch(0, &[&large]))]));
+    let mut ready = pin!(log.ready());
+    let waker = Arc::new(Woken::default());
+    let task = Waker::from(waker.clone());
+    assert_eq!(ready.as_mut().poll(&mut Context::from_waker(&task)), Poll::Pending);
+    let refused = loop {
+        if let Some(outcome) = ticket.poll_now() {
+            break outcome.unwrap_err();
+        }
+        waker.0.store(false, Ordering::SeqCst);
+        log.step();
+    };
+    assert!(matches!(refused, AppendError::DiskFull { .. }), "{refused}");
+    assert!(waker.0.load(Ordering::SeqCst), "nobody told who waits");
+    assert_eq!(ready.as_mut().poll(&mut Context::from_waker(&task)), Poll::Ready(()));
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_next_file_that_can_not_be_made_is_told_to_who_watches() {
+    let sim = Sim::new(1);
+    let log = open(&sim).unwrap();
+    let mut durable = log.durable();
+    durable.borrow_and_update();
+    sim.disk.fail_at(Operation::Write, 1, Failure::Error(io::ErrorKind::Other));
+    log.step();
+    assert!(log.failure().is_some());
+    assert!(durable.has_changed().unwrap());
+}
+
+#[test]
+fn a_start_reads_a_file_that_was_used_before_once() {
+    let sim = Sim::new(1);
+    let log = open(&sim).unwrap();
+    topic(&log, "junk", 1);
+    // Small groups: what is left of them begins like frames everywhere.
+    for i in 0..2000 {
+        append(&log, &[(partition("junk", 0), batch(i, &["j"]))]).unwrap();
+    }
+    log.delete_topic(&name("junk")).unwrap();
+    while log.step() {}
+    topic(&log, "t", 1);
+    for i in 0..400 {
+        append(&log, &[(partition("t", 0), batch(i, &["t"]))]).unwrap();
+    }
+    log.shutdown();
+    sim.disk.crash();
+    drop(open(&sim).unwrap());
+    let reads = sim.disk.count(Operation::Read);
+    assert!(reads < 100, "{reads} reads");
+}
+
+#[test]
+fn a_time_is_found_in_a_batch_of_which_a_part_was_trimmed() {
+    let sim = Sim::new(1);
+    let log = open(&sim).unwrap();
+    topic(&log, "t", 1);
+    let at = partition("t", 0);
+    append(&log, &[(at.clone(), batch(10, &["a", "b", "c"]))]).unwrap();
+    log.trim(&at, Offset(1)).unwrap();
+    assert_eq!(log.offset_at(&at, Timestamp(0)).unwrap(), Some((Offset(1), Timestamp(11))));
+    assert_eq!(log.offset_at(&at, Timestamp(12)).unwrap(), Some((Offset(2), Timestamp(12))));
 }

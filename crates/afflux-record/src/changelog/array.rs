@@ -18,7 +18,7 @@ use std::sync::Arc;
 use arrow::{
     array::{
         Array, ArrayData, ArrayRef, AsArray, BinaryArray, BooleanArray, LargeBinaryArray,
-        LargeStringArray, NullArray, StringArray, make_array,
+        LargeStringArray, NullArray, OffsetSizeTrait, StringArray, make_array,
     },
     buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer},
     compute::cast,
@@ -66,19 +66,19 @@ pub(super) fn write(array: &dyn Array, out: &mut Vec<u8>) -> Result<(), FrameErr
         DataType::Boolean => write_bits(array.as_boolean().values(), out),
         DataType::Utf8 => {
             let array = array.as_string::<i32>();
-            write_bytes(array.offsets().iter().map(|&end| end as u32), array.values(), out);
+            write_bytes(array.offsets(), array.values(), out);
         }
         DataType::Binary => {
             let array = array.as_binary::<i32>();
-            write_bytes(array.offsets().iter().map(|&end| end as u32), array.values(), out);
+            write_bytes(array.offsets(), array.values(), out);
         }
         DataType::LargeUtf8 => {
             let array = array.as_string::<i64>();
-            write_large(array.offsets().iter().map(|&end| end as u64), array.values(), out);
+            write_bytes(array.offsets(), array.values(), out);
         }
         DataType::LargeBinary => {
             let array = array.as_binary::<i64>();
-            write_large(array.offsets().iter().map(|&end| end as u64), array.values(), out);
+            write_bytes(array.offsets(), array.values(), out);
         }
         other => {
             let width = width_of(other).ok_or_else(|| FrameError::Unsupported(other.clone()))?;
@@ -117,11 +117,11 @@ pub(super) fn read(
             Arc::new(BinaryArray::try_new(offsets, values, nulls).map_err(broken)?)
         }
         DataType::LargeUtf8 => {
-            let (offsets, values) = read_large(length, input)?;
+            let (offsets, values) = read_bytes(length, input)?;
             Arc::new(LargeStringArray::try_new(offsets, values, nulls).map_err(broken)?)
         }
         DataType::LargeBinary => {
-            let (offsets, values) = read_large(length, input)?;
+            let (offsets, values) = read_bytes(length, input)?;
             Arc::new(LargeBinaryArray::try_new(offsets, values, nulls).map_err(broken)?)
         }
         other => {
@@ -152,58 +152,49 @@ fn read_bits(length: usize, input: &mut Input<'_>) -> Result<BooleanBuffer, Fram
     Ok(BooleanBuffer::new(Buffer::from(bytes), 0, length))
 }
 
-fn write_bytes(mut offsets: impl Iterator<Item = u32>, values: &[u8], out: &mut Vec<u8>) {
-    let first = offsets.next().unwrap_or(0);
-    let mut last = first;
-    for end in offsets {
-        out.extend_from_slice(&(end - first).to_le_bytes());
-        last = end;
-    }
-    out.extend_from_slice(&values[first as usize..last as usize]);
+/// Where values end, as numbers of 4 or 8 bytes.
+trait End: OffsetSizeTrait {
+    const BYTES: usize;
+    fn put(self, out: &mut Vec<u8>);
+    fn read(bytes: &[u8]) -> Option<Self>;
 }
 
-fn write_large(mut offsets: impl Iterator<Item = u64>, values: &[u8], out: &mut Vec<u8>) {
-    let first = offsets.next().unwrap_or(0);
-    let mut last = first;
-    for end in offsets {
-        out.extend_from_slice(&(end - first).to_le_bytes());
-        last = end;
-    }
-    out.extend_from_slice(&values[first as usize..last as usize]);
+macro_rules! end {
+    ($number:ty) => {
+        impl End for $number {
+            const BYTES: usize = size_of::<$number>();
+            fn put(self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+            fn read(bytes: &[u8]) -> Option<Self> {
+                Some(Self::from_le_bytes(bytes.try_into().ok()?))
+            }
+        }
+    };
+}
+end!(i32);
+end!(i64);
+
+fn write_bytes<E: End>(offsets: &OffsetBuffer<E>, values: &[u8], out: &mut Vec<u8>) {
+    let (first, last) = (offsets[0], offsets[offsets.len() - 1]);
+    offsets[1..].iter().for_each(|end| (*end - first).put(out));
+    out.extend_from_slice(&values[first.as_usize()..last.as_usize()]);
 }
 
-fn read_bytes(
+fn read_bytes<E: End>(
     length: usize,
     input: &mut Input<'_>,
-) -> Result<(OffsetBuffer<i32>, Buffer), FrameError> {
-    let (ends, _) = input.take(checked_size(length, 4)?)?.as_chunks::<4>();
+) -> Result<(OffsetBuffer<E>, Buffer), FrameError> {
+    let ends = input.take(checked_size(length, E::BYTES)?)?;
     let mut offsets = Vec::with_capacity(length + 1);
-    offsets.push(0);
-    for end in ends {
-        let end = i32::from_le_bytes(*end);
-        if end < offsets[offsets.len() - 1] {
-            return Err(damaged("a value ends before it begins"));
-        }
-        offsets.push(end);
+    let mut last = E::default();
+    offsets.push(last);
+    for end in ends.chunks_exact(E::BYTES) {
+        last = E::read(end)
+            .filter(|end| *end >= last)
+            .ok_or_else(|| damaged("a value ends before it begins"))?;
+        offsets.push(last);
     }
-    let values = Buffer::from(input.take(offsets[length] as usize)?);
-    Ok((OffsetBuffer::new(ScalarBuffer::from(offsets)), values))
-}
-
-fn read_large(
-    length: usize,
-    input: &mut Input<'_>,
-) -> Result<(OffsetBuffer<i64>, Buffer), FrameError> {
-    let (ends, _) = input.take(checked_size(length, 8)?)?.as_chunks::<8>();
-    let mut offsets = Vec::with_capacity(length + 1);
-    offsets.push(0);
-    for end in ends {
-        let end = i64::from_le_bytes(*end);
-        if end < offsets[offsets.len() - 1] {
-            return Err(damaged("a value ends before it begins"));
-        }
-        offsets.push(end);
-    }
-    let values = Buffer::from(input.take(offsets[length] as usize)?);
+    let values = Buffer::from(input.take(last.as_usize())?);
     Ok((OffsetBuffer::new(ScalarBuffer::from(offsets)), values))
 }

@@ -1,0 +1,127 @@
+//! What a repair writes and moves, decided from what was read. Pure.
+
+use std::{io, ops::Range};
+
+use afflux_record::{
+    Compression,
+    batch::{self, Builder},
+    frame::{FrameHeader, Kind, put_entry, put_group},
+};
+use afflux_types::{Incarnation, JournalPosition, LeaderEpoch, Offset, Timestamp};
+use bytes::BytesMut;
+
+use super::walk::{Found, Stop, Walk};
+use crate::{
+    journal::FIRST_PAGE,
+    meta::{Change, META_STREAM, Meta},
+};
+
+/// Added to the highest producer id that is known: some may have been handed out by what can not
+/// be read.
+const PRODUCER_IDS_UNKNOWN: i64 = 1 << 20;
+/// Left out behind the last position that is known: there may have been files that are gone.
+const POSITIONS_UNKNOWN: u64 = 1 << 32;
+
+/// What is to be done.
+pub(super) struct Plan {
+    /// Everything from here...
+    pub(super) from: u64,
+    /// ...to here is cut; the journal goes on there.
+    pub(super) to: u64,
+    /// What the file at `to` and its frames carry.
+    pub(super) incarnation: Incarnation,
+    /// The first frame there; none if the file is there already.
+    pub(super) first: Option<Vec<u8>>,
+    /// The file, by its place in the walk, that is sealed at `from`, and the seal.
+    pub(super) seal: Option<(usize, FrameHeader)>,
+    /// The files that are moved aside.
+    pub(super) aside: Range<usize>,
+}
+
+/// The plan for what a walk stopped at; none if it did not stop.
+pub(super) fn plan(walk: &Walk, time: Timestamp) -> io::Result<Option<Plan>> {
+    let Some(Stop { damage, file, inside }) = &walk.stop else { return Ok(None) };
+    let from = damage.position.0;
+    let kept = file + usize::from(*inside);
+    let begun = walk.begun.map(|at| &walk.found[at]);
+    let behind_all = walk.found.iter().map(Found::end).max().unwrap_or(0);
+    let fresh = (behind_all + POSITIONS_UNKNOWN).next_multiple_of(FIRST_PAGE);
+    let to = begun.map_or(fresh, |found| found.file.base);
+    let begun_page = begun.and_then(|found| found.page);
+    let incarnation = begun_page.map(|page| page.incarnation);
+    let incarnation = incarnation.unwrap_or(Incarnation(walk.incarnation_max + 1));
+    let seal = FrameHeader {
+        position: JournalPosition(from),
+        sequence: walk.last.sequence + 1,
+        durable: JournalPosition(from),
+        incarnation,
+        length: 0,
+        kind: Kind::Seal,
+    };
+    let header = FrameHeader {
+        position: JournalPosition(to + FIRST_PAGE),
+        sequence: seal.sequence + 1,
+        durable: JournalPosition(to),
+        kind: Kind::Group,
+        ..seal
+    };
+    let first = match begun {
+        Some(_) => None,
+        None => Some(first_frame(walk, &changes(walk, from, to), header, time)?),
+    };
+    Ok(Some(Plan {
+        from,
+        to,
+        incarnation,
+        first,
+        seal: inside.then_some((*file, seal)),
+        aside: kept..walk.begun.unwrap_or(walk.found.len()),
+    }))
+}
+
+/// What the log has to know of itself that stood in what is cut, and of the cut.
+fn changes(walk: &Walk, from: u64, to: u64) -> Vec<Change> {
+    let mut kept = Meta::new();
+    walk.kept.changes.iter().for_each(|change| kept.apply(change.clone()));
+    let mut all = kept.clone();
+    walk.lost.changes.iter().for_each(|change| all.apply(change.clone()));
+    // That files before the cut were given back may have been told behind it.
+    let gaps = walk.gaps().map(|(_, gap)| gap);
+    let end = walk.kept_files().last().map_or(0, Found::end);
+    let mut changes: Vec<Change> = gaps
+        .chain([end..to])
+        .filter(|gap| !gap.is_empty() && !kept.is_recycled(gap.start, gap.end - gap.start))
+        .map(|gap| Change::Recycle(gap.start, gap.end - gap.start))
+        .collect();
+    changes.push(Change::Cut(from, to));
+    let seen = walk.kept.producer_ids.max(walk.lost.producer_ids);
+    let known = kept.producer_ids_next.max(all.producer_ids_next).max(seen);
+    changes.push(Change::ProducerIds(known.saturating_add(PRODUCER_IDS_UNKNOWN)));
+    changes
+}
+
+/// A group of changes of metadata, as a frame.
+fn first_frame(
+    walk: &Walk,
+    changes: &[Change],
+    header: FrameHeader,
+    time: Timestamp,
+) -> io::Result<Vec<u8>> {
+    let mut builder = Builder::new(Compression::None);
+    for change in changes {
+        let value = serde_json::to_vec(change)?;
+        builder.push(time, None, Some(&value));
+    }
+    let batch = builder.finish().map_err(io::Error::other)?;
+    let mut batch = BytesMut::from(&batch[..]);
+    let offset = walk.kept.streams.get(&META_STREAM).map_or(0, |span| span.end);
+    batch::patch(&mut batch, Offset(offset), LeaderEpoch(header.incarnation.0 as i32))
+        .map_err(io::Error::other)?;
+    let mut payload = Vec::new();
+    put_group(&mut payload, time, 1);
+    put_entry(&mut payload, META_STREAM, &batch);
+    let header = FrameHeader { length: payload.len() as u32, ..header };
+    let mut frame = header.encode(&payload).to_vec();
+    frame.extend_from_slice(&payload);
+    Ok(frame)
+}
