@@ -1,7 +1,9 @@
 //! The definitions, as they stand in the DDL topic.
 
+use std::collections::BTreeMap;
+
 use afflux_plan::{Column, Plan};
-use afflux_types::{ObjectId, TopicName};
+use afflux_types::{ObjectId, Offset, TopicName};
 use serde::{Deserialize, Serialize};
 
 /// A named thing that SQL can speak of.
@@ -83,7 +85,7 @@ pub enum Format {
 pub enum Start {
     /// At the first record that is still there.
     Earliest,
-    /// Behind the last record.
+    /// Behind the last record at the time.
     Latest,
 }
 
@@ -109,4 +111,8 @@ pub struct Table {
 pub struct View {
     /// The resolved plan. Never planned again.
     pub plan: Plan,
+    /// Where it begins in sources with [`Start::Latest`]: in each of their partitions behind the
+    /// last record that was there when the view was made.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub starts: BTreeMap<ObjectId, Vec<Offset>>,
 }

@@ -1,12 +1,14 @@
 //! The catalog as a fold of changes, and the encoding of a change: what was once written has to
 //! stay readable.
 
+use std::collections::BTreeMap;
+
 use afflux_catalog::{
     Catalog, CatalogError, Change, Format, LatePolicy, Object, ObjectKind, Source, Start, Table,
     View, Watermark,
 };
 use afflux_plan::{Column, Expr, Operator, OperatorKind, Plan};
-use afflux_types::{Classified, ErrorKind, ObjectId, OperatorId, TopicName};
+use afflux_types::{Classified, ErrorKind, ObjectId, Offset, OperatorId, TopicName};
 use arrow::datatypes::{DataType, TimeUnit};
 
 const V1: &str = include_str!("fixtures/ddl-v1.ndjson");
@@ -53,7 +55,7 @@ fn view(id: u64, name: &str, reads: u64) -> Change {
     let flights = columns()[..1].to_vec();
     let project = operator(1, OperatorKind::Project { exprs }, vec![OperatorId(0)], flights);
     let plan = Plan { version: Plan::VERSION, operators: vec![read, project], key: None };
-    create(id, name, ObjectKind::View(View { plan }))
+    create(id, name, ObjectKind::View(View { plan, starts: BTreeMap::new() }))
 }
 
 /// What the fixture holds: every kind of change.
@@ -85,6 +87,17 @@ fn version_1_is_written_as_it_was() {
     for (change, line) in changes().iter().zip(V1.lines()) {
         assert_eq!(value(&Catalog::encode(change)), value(line.as_bytes()));
     }
+}
+
+#[test]
+fn where_a_view_begins_is_part_of_it() {
+    let Change::Create(mut object) = view(3, "flights", 1) else { panic!() };
+    let ObjectKind::View(view) = &mut object.kind else { panic!() };
+    view.starts.insert(ObjectId(1), vec![Offset(5), Offset(0)]);
+    let change = Change::Create(object);
+    let bytes = Catalog::encode(&change);
+    assert!(String::from_utf8_lossy(&bytes).contains("\"starts\":{\"1\":[5,0]}"));
+    assert_eq!(Catalog::decode(&bytes).expect("readable"), change);
 }
 
 #[test]

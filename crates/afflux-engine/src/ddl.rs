@@ -1,8 +1,9 @@
 //! DDL: statements become records of the DDL topic, and only then part of the catalog.
 //!
 //! What a statement does, one at a time:
-//! 1. resolve it against the catalog: names, the plan, the rows of a CSV file; build the
-//!    dataflow once to learn whether this build can run the plan,
+//! 1. resolve it against the catalog: names, the plan, where a view begins in sources read from
+//!    their latest records on, the rows of a CSV file; build the dataflow once to learn whether
+//!    this build can run the plan,
 //! 2. make the engine's own topics that the object will need (left empty if what follows fails;
 //!    an object of the same number finds them so),
 //! 3. append the change, with a table's rows, as one group, and wait until it is durable,
@@ -19,9 +20,13 @@
 //!
 //! Blocks, so it never runs on the line's thread.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+};
 
-use afflux_catalog::{Catalog, Change, Object, ObjectKind, Table, View};
+use afflux_catalog::{Catalog, Change, Object, ObjectKind, Start, Table, View};
 use afflux_codec::csv;
 use afflux_dataflow::Dataflow;
 use afflux_env::OpenMode;
@@ -31,7 +36,7 @@ use afflux_log::{
 use afflux_plan::{Column, Plan};
 use afflux_record::changelog;
 use afflux_sql::{CreateSource, CreateTable, CreateView, CsvFile, Drop, DropKind, Statement};
-use afflux_types::{ErrorKind, ObjectId, Offset, Tick, TopicName};
+use afflux_types::{ErrorKind, ObjectId, Offset, Tick, TopicName, TopicPartition};
 use arrow::{
     array::RecordBatch,
     compute::concat_batches,
@@ -64,8 +69,8 @@ pub struct DdlOutcome {
 pub(crate) enum Command {
     /// Run the pipeline of a new view, which is published already.
     Start(ObjectId),
-    /// Stop the pipeline of a dropped view, which is published no longer, and remove its topics.
-    /// Its dead letters stay: they are the user's.
+    /// Stop the pipeline of a dropped view, which is published no longer, and remove the topics of
+    /// a dropped object. Dead letters stay: they are the user's.
     Stop(ObjectId),
 }
 
@@ -83,7 +88,6 @@ pub(crate) type Settle = Box<dyn Fn(Ticket) -> Result<Appended, AppendError> + S
 
 /// Rows per chunk of a table.
 const CHUNK_ROWS: usize = 16_384;
-const READ_BYTES: usize = 1 << 20;
 
 /// Where the changes of the catalog lie.
 pub(crate) fn ddl_topic() -> TopicName {
@@ -138,22 +142,18 @@ pub(crate) fn load(shared: &Shared) -> Result<(), EngineError> {
     let mut catalog = Catalog::default();
     let mut incarnations = HashMap::new();
     let mut dropped = Vec::new();
-    let mut from = Offset::ZERO;
-    while from < end {
-        let range = (from, end);
-        from = frames::scan(log, &topic, range, READ_BYTES, Isolation::Uncommitted, |_, k, v| {
-            let change = Catalog::decode(v)?;
-            match &change {
-                Change::Create(object) => {
-                    let random = k.last_chunk::<4>().copied().unwrap_or_default();
-                    incarnations.insert(object.id, ViewIncarnation(u32::from_be_bytes(random)));
-                }
-                Change::Drop { id } => dropped.push(*id),
+    frames::scan(log, &topic, (Offset::ZERO, end), Isolation::Appended, |_, key, value| {
+        let change = Catalog::decode(value)?;
+        match &change {
+            Change::Create(object) => {
+                let random = key.last_chunk::<4>().copied().unwrap_or_default();
+                incarnations.insert(object.id, ViewIncarnation(u32::from_be_bytes(random)));
             }
-            catalog = catalog.apply(&change)?;
-            Ok(())
-        })?;
-    }
+            Change::Drop { id } => dropped.push(*id),
+        }
+        catalog = catalog.apply(&change)?;
+        Ok(())
+    })?;
     // What was dropped right before the node stopped may have left its topics.
     for id in dropped {
         remove_topics(log, id)?;
@@ -298,7 +298,9 @@ impl Ddl {
         for topic in [pipeline_topic(id), snapshot_topic(id), dead_letters] {
             ensure_topic(log, topic)?;
         }
-        self.create(&catalog, create.name, create.sql, ObjectKind::View(View { plan }), vec![])?;
+        let starts = starts(log, &catalog, &plan)?;
+        let view = View { plan, starts };
+        self.create(&catalog, create.name, create.sql, ObjectKind::View(view), vec![])?;
         let _ = self.commands.send(Command::Start(id));
         Ok(done(TAG, Vec::new()))
     }
@@ -339,9 +341,6 @@ impl Ddl {
             published.tables.remove(&object.id);
         }
         self.shared.wake();
-        if kind == DropKind::Table {
-            self.shared.log.remove_topic(&table_topic(object.id))?;
-        }
         let _ = self.commands.send(Command::Stop(object.id));
         Ok(done(&tag, Vec::new()))
     }
@@ -388,7 +387,7 @@ impl Ddl {
         let changelog = frames::entry(&topic, now, &key, &Catalog::encode(change))
             .map_err(|error| EngineError::Unsupported(error.to_string()))?;
         let tick = Tick(self.shared.log.appended().borrow().0);
-        let commit = EpochCommit { tick, changelog, outputs: rows };
+        let commit = EpochCommit { tick, changelog, outputs: rows, expected: Vec::new() };
         (self.settle)(self.shared.log.submit(commit))?;
         Ok(())
     }
@@ -444,23 +443,44 @@ impl Ddl {
     }
 }
 
+/// Where a view begins in the sources that it reads from their latest records on: here and now.
+fn starts(
+    log: &dyn Log,
+    catalog: &Catalog,
+    plan: &Plan,
+) -> Result<BTreeMap<ObjectId, Vec<Offset>>, EngineError> {
+    let mut starts = BTreeMap::new();
+    for id in plan.objects() {
+        let Some(ObjectKind::Source(source)) = catalog.get(id).map(|object| &object.kind) else {
+            continue;
+        };
+        if source.start == Start::Latest {
+            let topic = &source.topic;
+            let count = log.partition_count(topic);
+            let count = count.ok_or_else(|| EngineError::UnknownTopic(topic.clone()))?;
+            let ends = (0..count)
+                .map(|partition| log.bounds(&TopicPartition::new(topic.clone(), partition)))
+                .map(|bounds| Ok(bounds?.end))
+                .collect::<Result<_, EngineError>>()?;
+            starts.insert(id, ends);
+        }
+    }
+    Ok(starts)
+}
+
 fn load_table(log: &dyn Log, id: ObjectId, table: &Table) -> Result<RecordBatch, EngineError> {
     let topic = table_topic(id);
     let schema = Arc::new(Column::schema(&table.columns));
     let end = log.bounds(&sole_partition(&topic))?.end;
-    let unreadable = |reason: String| EngineError::Unreadable { topic: topic.clone(), reason };
+    let unreadable = |error: &dyn std::fmt::Display| frames::unreadable(&topic, error);
     let mut batches = Vec::new();
-    let mut from = Offset::ZERO;
-    while from < end {
-        let range = (from, end);
-        from = frames::scan(log, &topic, range, READ_BYTES, Isolation::Uncommitted, |_, _, v| {
-            let reader = StreamReader::try_new(v.as_ref(), None)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            batches.extend(reader.map_err(|error| unreadable(error.to_string()))?);
-            Ok(())
-        })?;
-    }
-    concat_batches(&schema, &batches).map_err(|error| unreadable(error.to_string()))
+    frames::scan(log, &topic, (Offset::ZERO, end), Isolation::Appended, |_, _, value| {
+        let reader = StreamReader::try_new(value.as_ref(), None)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        batches.extend(reader.map_err(|error| unreadable(&error))?);
+        Ok(())
+    })?;
+    concat_batches(&schema, &batches).map_err(|error| unreadable(&error))
 }
 
 fn taken(

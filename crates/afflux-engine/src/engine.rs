@@ -15,12 +15,12 @@ use afflux_log::{Log, Ticket};
 use afflux_sql::Statement;
 use afflux_types::ObjectId;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     EngineError, EngineOptions,
     ddl::{self, Ddl, DdlOutcome},
-    follow::Follower,
+    follow::{Follower, LOG_READERS_MAX},
     line::{Line, Step},
     published::{Pinned, Published, Shared},
     status::PipelineStatus,
@@ -130,6 +130,14 @@ impl Engine {
         self.shared.status()
     }
 
+    /// Resolves, with the reason, once nothing will be published any more.
+    pub async fn halted(&self) -> String {
+        let mut stopped = self.running.stopped.clone();
+        // An error means that the thread is gone already.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+        self.shared.published.lock().halted.clone().unwrap_or_default()
+    }
+
     /// Stops the thread and waits for it. What was submitted is in the log's hands; readers and
     /// followers get [`EngineError::Halted`].
     pub async fn shutdown(&self) {
@@ -145,6 +153,13 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+impl Engine {
+    pub(crate) fn log_readers(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.shared.log_readers)
+    }
+}
+
 /// What handle, followers and line share, with the catalog loaded.
 pub(crate) fn shared(
     env: Env,
@@ -156,6 +171,7 @@ pub(crate) fn shared(
         log,
         options,
         published: Mutex::new(Published::default()),
+        log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
         changed: watch::Sender::new(0),
     });
     ddl::load(&shared)?;

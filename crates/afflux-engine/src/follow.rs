@@ -9,22 +9,29 @@
 //!    changelog topic, and go on there. If that place is gone, or the token is of another life
 //!    of the view, say so ([`Event::Reset`]) and begin with a snapshot.
 //! 3. Changes: the next frame, from memory if it is recent enough, else from the log.
+//!
+//! The log is read on threads for blocking work, one frame at a time, and by a few followers at
+//! once: the others wait their turn, and those that keep up never read it.
 
 use std::sync::Arc;
 
-use afflux_log::error::ReadError;
+use afflux_log::{Isolation, Log, error::ReadError};
 use afflux_record::changelog::Changes;
-use afflux_types::{ObjectId, Offset, Tick};
+use afflux_types::{ObjectId, Offset, Tick, TopicName};
+use arrow::datatypes::SchemaRef;
 use tokio::sync::watch;
 
 use crate::{
     EngineError,
     frames::{self, StoredFrame},
-    published::{PublishedView, RecentFrame, Shared, columns},
+    published::{PublishedView, Shared, columns},
     status::PipelineState,
     token::{ResumeToken, ViewIncarnation},
     view::Contents,
 };
+
+/// How many followers may read the log at once.
+pub(crate) const LOG_READERS_MAX: usize = 4;
 
 /// What a follower is told.
 #[derive(Debug, Clone)]
@@ -74,12 +81,69 @@ enum Stage {
 enum Found {
     Nothing,
     Event(Event),
-    Frame(RecentFrame),
-    /// Read the log in this range.
-    Stored(Offset, Offset),
-    /// Bisect the log for the first frame behind the tick, below this offset.
-    Bisect(Tick, Offset),
+    Stored(Lookup),
     Again,
+}
+
+/// What is to be read in the log.
+struct Lookup {
+    topic: TopicName,
+    schema: SchemaRef,
+    what: Sought,
+}
+
+enum Sought {
+    /// The frame at this offset.
+    Frame(Offset),
+    /// Where the frames behind a tick begin, at most at this offset.
+    Behind(Tick, Offset),
+}
+
+/// What the log told.
+enum Answer {
+    Frame(StoredFrame),
+    Behind(Offset),
+    /// It is not durable yet.
+    NotYet,
+    /// It is no longer kept.
+    Gone,
+}
+
+impl Lookup {
+    /// Asks the log. Blocks.
+    fn ask(&self, log: &dyn Log) -> Result<Answer, EngineError> {
+        let answer = match self.what {
+            Sought::Frame(offset) => {
+                self.frame(log, offset).map(|frame| frame.map_or(Answer::NotYet, Answer::Frame))
+            }
+            Sought::Behind(tick, below) => self.behind(log, tick, below),
+        };
+        match answer {
+            Err(EngineError::Read(ReadError::OffsetOutOfRange { .. })) => Ok(Answer::Gone),
+            answer => answer,
+        }
+    }
+
+    fn frame(&self, log: &dyn Log, offset: Offset) -> Result<Option<StoredFrame>, EngineError> {
+        frames::at(log, &self.topic, offset, Isolation::Uncommitted, &self.schema)
+    }
+
+    /// Finds the first frame behind a tick by halves: ticks rise with offsets.
+    fn behind(&self, log: &dyn Log, tick: Tick, below: Offset) -> Result<Answer, EngineError> {
+        let start = log.bounds(&frames::sole_partition(&self.topic))?.start;
+        // Invariant: frames before `low` have ticks up to `tick`, those from `high` on later ones.
+        let (mut low, mut high) = (start, below);
+        while low < high {
+            let middle = Offset(low.0 + (high.0 - low.0) / 2);
+            match self.frame(log, middle)? {
+                Some(found) if found.frame.tick <= tick => low = Offset(middle.0 + 1),
+                _ => high = middle,
+            }
+        }
+        // What was before the first that is kept may have been behind the tick too.
+        let gone = low == start && start > Offset::ZERO;
+        Ok(if gone { Answer::Gone } else { Answer::Behind(low) })
+    }
 }
 
 impl Follower {
@@ -115,8 +179,17 @@ impl Follower {
     pub async fn next(&mut self) -> Result<Event, EngineError> {
         loop {
             self.changed.mark_unchanged();
-            if let Some(event) = self.try_next()? {
-                return Ok(event);
+            match self.look()? {
+                Found::Event(event) => return Ok(event),
+                Found::Again => continue,
+                Found::Nothing => {}
+                Found::Stored(lookup) => match self.ask(lookup).await? {
+                    Answer::NotYet => {}
+                    answer => match self.answered(answer) {
+                        Some(event) => return Ok(event),
+                        None => continue,
+                    },
+                },
             }
             if self.changed.changed().await.is_err() {
                 return Err(EngineError::Halted("the engine is gone".to_owned()));
@@ -124,33 +197,60 @@ impl Follower {
         }
     }
 
-    /// The next event, if there is one by now.
-    pub fn try_next(&mut self) -> Result<Option<Event>, EngineError> {
+    async fn ask(&self, lookup: Lookup) -> Result<Answer, EngineError> {
+        let halted = |error: &dyn std::fmt::Display| EngineError::Halted(error.to_string());
+        let turn = Arc::clone(&self.shared.log_readers).acquire_owned().await;
+        let turn = turn.map_err(|error| halted(&error))?;
+        let log = Arc::clone(&self.shared.log);
+        let asked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            lookup.ask(log.as_ref())
+        });
+        asked.await.map_err(|error| halted(&error))?
+    }
+
+    /// The next event, if there is one by now. Blocks while it reads the log.
+    #[cfg(test)]
+    pub(crate) fn try_next(&mut self) -> Result<Option<Event>, EngineError> {
         loop {
             match self.look()? {
                 Found::Nothing => return Ok(None),
                 Found::Event(event) => return Ok(Some(event)),
                 Found::Again => {}
-                Found::Frame(frame) => {
-                    self.stage = Stage::Tail { next: Offset(frame.offset.0 + 1) };
-                    if let Some(changes) = frame.changes {
-                        self.arrived(frame.tick);
-                        let changes = Changes::clone(&changes);
-                        return Ok(Some(Event::Changes { tick: frame.tick, changes }));
+                Found::Stored(lookup) => match lookup.ask(self.shared.log.as_ref())? {
+                    Answer::NotYet => return Ok(None),
+                    answer => {
+                        if let Some(event) = self.answered(answer) {
+                            return Ok(Some(event));
+                        }
                     }
-                }
-                Found::Stored(from, to) => {
-                    if let Some(event) = self.stored(from, to)? {
-                        return Ok(Some(event));
-                    }
-                }
-                Found::Bisect(tick, below) => {
-                    if let Some(event) = self.bisect(tick, below)? {
-                        return Ok(Some(event));
-                    }
-                }
+                },
             }
         }
+    }
+
+    /// Goes on with what the log told.
+    fn answered(&mut self, answer: Answer) -> Option<Event> {
+        match answer {
+            Answer::Frame(StoredFrame { offset, frame, .. }) => {
+                self.step(offset, frame.tick, frame.changes)
+            }
+            Answer::Behind(next) => {
+                self.stage = Stage::Tail { next };
+                None
+            }
+            Answer::NotYet => None,
+            Answer::Gone => Some(self.reset("the changes from there on are no longer kept")),
+        }
+    }
+
+    /// Moves behind a frame.
+    fn step(&mut self, offset: Offset, tick: Tick, changes: Option<Changes>) -> Option<Event> {
+        self.stage = Stage::Tail { next: Offset(offset.0 + 1) };
+        changes.map(|changes| {
+            self.arrived(tick);
+            Event::Changes { tick, changes }
+        })
     }
 
     fn arrived(&mut self, tick: Tick) {
@@ -191,10 +291,14 @@ impl Follower {
                 }
                 Ok(Found::Event(Event::Snapshot { tick, rows: chunk.rows, last }))
             }
-            Stage::Tail { next } if *next < view.next_frame => Ok(match view.recent.at(*next) {
-                Some(frame) => Found::Frame(frame.clone()),
-                None => Found::Stored(*next, view.next_frame),
-            }),
+            Stage::Tail { next } if *next < view.next_frame => match view.recent.at(*next) {
+                Some(frame) => {
+                    let (offset, tick) = (frame.offset, frame.tick);
+                    let changes = frame.changes.as_deref().cloned();
+                    Ok(self.step(offset, tick, changes).map_or(Found::Again, Found::Event))
+                }
+                None => Ok(stored(view, Sought::Frame(*next))),
+            },
             Stage::Tail { .. } => waiting(view, published.halted.as_deref()),
         }
     }
@@ -235,63 +339,14 @@ impl Follower {
                 self.stage = Stage::Tail { next };
                 Ok(Found::Again)
             }
-            None => Ok(Found::Bisect(token.tick, view.next_frame)),
+            None => Ok(stored(view, Sought::Behind(token.tick, view.next_frame))),
         }
     }
+}
 
-    /// The first frame with changes in the log from an offset on.
-    fn stored(&mut self, from: Offset, to: Offset) -> Result<Option<Event>, EngineError> {
-        let (topic, schema) = self.place()?;
-        match frames::first(self.shared.log.as_ref(), &topic, (from, to), &schema) {
-            Ok(Some(StoredFrame { offset, frame, .. })) => {
-                self.stage = Stage::Tail { next: Offset(offset.0 + 1) };
-                Ok(frame.changes.map(|changes| {
-                    self.arrived(frame.tick);
-                    Event::Changes { tick: frame.tick, changes }
-                }))
-            }
-            Ok(None) => {
-                self.stage = Stage::Tail { next: to };
-                Ok(None)
-            }
-            Err(EngineError::Read(ReadError::OffsetOutOfRange { .. })) => {
-                Ok(Some(self.reset("the changes from there on are no longer kept")))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Finds the first frame behind a tick by halves: ticks rise with offsets.
-    fn bisect(&mut self, tick: Tick, below: Offset) -> Result<Option<Event>, EngineError> {
-        let (topic, schema) = self.place()?;
-        let log = Arc::clone(&self.shared.log);
-        let start = log.bounds(&frames::sole_partition(&topic))?.start;
-        // Invariant: frames before `low` have ticks up to `tick`, those from `high` on later ones.
-        let (mut low, mut high) = (start, below);
-        while low < high {
-            let middle = Offset(low.0 + (high.0 - low.0) / 2);
-            match frames::first(log.as_ref(), &topic, (middle, high), &schema) {
-                Ok(Some(found)) if found.frame.tick <= tick => low = Offset(found.offset.0 + 1),
-                Ok(_) => high = middle,
-                Err(EngineError::Read(ReadError::OffsetOutOfRange { .. })) => {
-                    return Ok(Some(self.reset("the changes from there on are no longer kept")));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if low == start && start > Offset::ZERO {
-            return Ok(Some(self.reset("the changes from there on are no longer kept")));
-        }
-        self.stage = Stage::Tail { next: low };
-        Ok(None)
-    }
-
-    fn place(&self) -> Result<(afflux_types::TopicName, arrow::datatypes::SchemaRef), EngineError> {
-        let published = self.shared.published.lock();
-        let view = published.views.get(&self.view);
-        let view = view.ok_or_else(|| EngineError::Unknown(format!("view \"{}\"", self.name)))?;
-        Ok((view.topic.clone(), Arc::clone(view.layout.schema())))
-    }
+fn stored(view: &PublishedView, what: Sought) -> Found {
+    let (topic, schema) = (view.topic.clone(), Arc::clone(view.layout.schema()));
+    Found::Stored(Lookup { topic, schema, what })
 }
 
 /// Nothing yet, unless nothing will come.

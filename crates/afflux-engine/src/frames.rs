@@ -1,18 +1,18 @@
 //! Frames of a pipeline in its changelog topic: one record, in a batch of its own, per epoch.
 //!
 //! ```text
-//! record key    the offset that the frame must get, i64 big endian
+//! record key    the frame's offset, i64 big endian
 //! record value  the EpochFrame (afflux-record::changelog)
 //! ```
 //!
-//! The engine is the only writer, so it knows every frame's offset before it submits it. If the
-//! log refuses a frame (a full disk), those submitted behind it end up one offset too early. They
-//! were computed from an epoch that never was, and are void: whoever reads frames leaves out
-//! those whose key is not their offset. The pipeline opens again from the last valid one.
+//! The engine is the only writer, so it knows every frame's offset before it submits it, and asks
+//! the log to refuse the commit if that is not the offset it would get. So what was computed
+//! behind a commit that was refused (a full disk) is refused too, with its dead letters; the
+//! pipeline opens again from the last frame that is there.
 
 use afflux_log::{Entry, Isolation, Log, error::ReadError};
 use afflux_record::{
-    batch::{self, BatchError, Builder},
+    batch::{self, BatchError, Builder, Record, Records},
     changelog::{self, EpochFrame},
     compression::Compression,
 };
@@ -25,7 +25,7 @@ use crate::EngineError;
 /// Bytes read from the log at once.
 const READ_BYTES: usize = 1 << 20;
 
-/// A valid frame and where it lies.
+/// A frame and where it lies.
 pub(crate) struct StoredFrame {
     pub(crate) offset: Offset,
     pub(crate) frame: EpochFrame,
@@ -59,100 +59,123 @@ pub(crate) fn frame_entry(
     entry(topic, time, &offset.0.to_be_bytes(), frame)
 }
 
-/// Records of the one partition of a topic in `[from, to)`, about `bytes_max` of them. `each`
-/// gets a record's offset, key and value. Returns where to go on.
+/// Calls `each` with offset, key and value of every record of the one partition of a topic in
+/// `[from, to)`, in order, reading in bounded pieces.
 pub(crate) fn scan(
-    log: &dyn Log,
-    topic: &TopicName,
-    (from, to): (Offset, Offset),
-    bytes_max: usize,
-    isolation: Isolation,
-    mut each: impl FnMut(Offset, &Bytes, &Bytes) -> Result<(), EngineError>,
-) -> Result<Offset, EngineError> {
-    let partition = sole_partition(topic);
-    let batches = log.read(&partition, from, to, bytes_max, isolation)?;
-    let unreadable = |reason: String| EngineError::Unreadable { topic: topic.clone(), reason };
-    for batch in &batches.batches {
-        for record in batch::records(batch) {
-            let record = record.map_err(|error| unreadable(error.to_string()))?;
-            if record.offset < from || record.offset >= to {
-                continue;
-            }
-            match (&record.key, &record.value) {
-                (Some(key), Some(value)) => each(record.offset, key, value)?,
-                _ => return Err(unreadable("a record without key or value".to_owned())),
-            }
-        }
-    }
-    Ok(batches.next.min(to))
-}
-
-/// Calls `each` with every valid frame in `[from, to)`, in order, reading in bounded pieces.
-pub(crate) fn replay(
     log: &dyn Log,
     topic: &TopicName,
     (mut from, to): (Offset, Offset),
     isolation: Isolation,
-    schema: &SchemaRef,
-    mut each: impl FnMut(StoredFrame) -> Result<(), EngineError>,
+    mut each: impl FnMut(Offset, &Bytes, &Bytes) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
+    let partition = sole_partition(topic);
     while from < to {
-        let next =
-            scan(log, topic, (from, to), READ_BYTES, isolation, |offset, key, value| match valid(
-                topic, offset, key, value, schema,
-            )? {
-                Some(frame) => each(frame),
-                None => Ok(()),
-            })?;
-        if next <= from {
-            return Err(EngineError::Read(ReadError::Corrupt {
-                partition: sole_partition(topic),
-                offset: from,
-                reason: "there is nothing where a frame should be".to_owned(),
-            }));
+        let read = log.read(&partition, from, to, READ_BYTES, isolation)?;
+        if read.next <= from {
+            let reason = "there is nothing where a record should be".to_owned();
+            return Err(ReadError::Corrupt { partition, offset: from, reason }.into());
         }
-        from = next;
+        for record in read.batches.iter().flat_map(own_records) {
+            let record = readable(topic, record)?;
+            if record.offset >= from && record.offset < to {
+                let (key, value) = parts(topic, &record)?;
+                each(record.offset, key, value)?;
+            }
+        }
+        from = read.next;
     }
     Ok(())
 }
 
-/// The first valid frame in `[from, to)`.
-pub(crate) fn first(
+/// Key and value of one record; none if it is not there yet.
+pub(crate) fn record(
     log: &dyn Log,
     topic: &TopicName,
-    (mut from, to): (Offset, Offset),
-    schema: &SchemaRef,
-) -> Result<Option<StoredFrame>, EngineError> {
-    while from < to {
-        let mut found = None;
-        let next =
-            scan(log, topic, (from, to), 1, Isolation::Uncommitted, |offset, key, value| {
-                if found.is_none() {
-                    found = valid(topic, offset, key, value, schema)?;
-                }
-                Ok(())
-            })?;
-        if found.is_some() || next <= from {
-            return Ok(found);
+    offset: Offset,
+    isolation: Isolation,
+) -> Result<Option<(Bytes, Bytes)>, EngineError> {
+    let read = log.read(&sole_partition(topic), offset, Offset(offset.0 + 1), 1, isolation)?;
+    for record in read.batches.iter().flat_map(own_records) {
+        let record = readable(topic, record)?;
+        if record.offset == offset {
+            let (key, value) = parts(topic, &record)?;
+            return Ok(Some((key.clone(), value.clone())));
         }
-        from = next;
     }
     Ok(None)
 }
 
-fn valid(
+/// Calls `each` with every frame in `[from, to)`, in order.
+pub(crate) fn replay(
+    log: &dyn Log,
+    topic: &TopicName,
+    range: (Offset, Offset),
+    schema: &SchemaRef,
+    mut each: impl FnMut(StoredFrame) -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    scan(log, topic, range, Isolation::Appended, |offset, key, value| {
+        each(decode(topic, offset, (key, value), schema)?)
+    })
+}
+
+/// The frame at an offset; none if it is not there yet.
+pub(crate) fn at(
+    log: &dyn Log,
     topic: &TopicName,
     offset: Offset,
-    key: &Bytes,
-    value: &Bytes,
+    isolation: Isolation,
     schema: &SchemaRef,
 ) -> Result<Option<StoredFrame>, EngineError> {
+    let record = record(log, topic, offset, isolation)?;
+    record.map(|(key, value)| decode(topic, offset, (&key, &value), schema)).transpose()
+}
+
+/// The records of a batch of the engine's own: never compressed, as large as an epoch needs.
+fn own_records(batch: &Bytes) -> Records {
+    batch::records_bounded(batch, batch.len())
+}
+
+fn decode(
+    topic: &TopicName,
+    offset: Offset,
+    (key, value): (&Bytes, &Bytes),
+    schema: &SchemaRef,
+) -> Result<StoredFrame, EngineError> {
+    let damaged =
+        |reason: String| unreadable(topic, &format_args!("the frame at offset {offset}: {reason}"));
     if key.as_ref() != offset.0.to_be_bytes() {
-        return Ok(None);
+        return Err(damaged("its key is another's".to_owned()));
     }
-    let frame = changelog::decode(value, schema).map_err(|error| EngineError::Unreadable {
-        topic: topic.clone(),
-        reason: format!("offset {offset}: {error}"),
-    })?;
-    Ok(Some(StoredFrame { offset, frame, bytes: value.len() }))
+    let frame = changelog::decode(value, schema).map_err(|error| damaged(error.to_string()))?;
+    Ok(StoredFrame { offset, frame, bytes: value.len() })
+}
+
+fn readable(topic: &TopicName, record: Result<Record, BatchError>) -> Result<Record, EngineError> {
+    record.map_err(|error| unreadable(topic, &error))
+}
+
+fn parts<'a>(topic: &TopicName, record: &'a Record) -> Result<(&'a Bytes, &'a Bytes), EngineError> {
+    let parts = record.key.as_ref().zip(record.value.as_ref());
+    parts.ok_or_else(|| {
+        unreadable(topic, &format_args!("offset {}: a record without key or value", record.offset))
+    })
+}
+
+/// A topic of the engine's own that holds something else.
+pub(crate) fn unreadable(topic: &TopicName, reason: &dyn std::fmt::Display) -> EngineError {
+    EngineError::Unreadable { topic: topic.clone(), reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_can_be_read_however_large() {
+        let topic = TopicName::new("t").unwrap();
+        let value = vec![7; afflux_record::compression::UNPACKED_BYTES_MAX + 1];
+        let entry = entry(&topic, Timestamp(1), b"k", &value).unwrap();
+        let record = own_records(&entry.batch).next().unwrap().unwrap();
+        assert!(record.value.unwrap() == value);
+    }
 }

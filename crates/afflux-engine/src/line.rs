@@ -17,13 +17,14 @@
 //! Pipelines that read each other are a family. Their frames of a pass travel in one group, which
 //! has a frame of each that is live, be it one without changes: so the log, which may let a group
 //! overtake a large one of other topics, keeps the family's groups in order, and if it refuses
-//! one, the later ones are void for all of the family (see `frames`). They are closed then, and
+//! one, it refuses the later ones of the family too (see `frames`). They are closed then, and
 //! opened again from what is durable; nobody has seen what they had computed.
 //!
 //! A pass is published when its groups are durable and the log is durable up to its tick: also a
 //! tick that changed nothing must not name a position that a crash could take away.
 
 mod flight;
+mod upkeep;
 mod upstream;
 
 use std::{
@@ -43,10 +44,9 @@ use self::{
 };
 use crate::{
     EngineError,
-    ddl::{self, Command},
+    ddl::Command,
     pipeline::{Feed, Pass, Pipeline},
     published::{Recent, Shared},
-    snapshot::Stepped,
     source::{SourceInput, Sources},
     status::PipelineState,
 };
@@ -85,6 +85,8 @@ pub(crate) struct Line {
     /// The monotonic time before which a small pass would not pay.
     not_before: Duration,
     generation: u64,
+    /// Objects that were dropped, and whose topics are still there.
+    dropped: Vec<ObjectId>,
 }
 
 struct Slot {
@@ -125,6 +127,7 @@ impl Line {
             in_flight_bytes: 0,
             not_before: Duration::ZERO,
             generation: 0,
+            dropped: Vec::new(),
         };
         for object in objects {
             line.add(object);
@@ -168,6 +171,7 @@ impl Line {
         if !self.publish_durable() {
             return Step::Halted;
         }
+        self.see_off();
         let now = self.shared.env.clock.monotonic();
         if self.open_one(now) {
             return Step::Again;
@@ -233,10 +237,7 @@ impl Line {
             Command::Stop(id) => {
                 self.slots.retain(|slot| slot.id != id);
                 self.relate();
-                if let Err(error) = ddl::remove_topics(self.log.as_ref(), id) {
-                    // The next start tries again.
-                    tracing::warn!(%error, object = %id, "topics of a dropped view stay");
-                }
+                self.dropped.push(id);
                 let published = self.shared.published.lock();
                 self.sources.retain(|source| published.catalog.get(source).is_some());
             }
@@ -286,7 +287,7 @@ impl Line {
         let Some(index) = self.slots.iter().position(due) else { return false };
         let line = if self.begun { self.tick } else { self.log.next_tick(Tick::ZERO, u64::MAX) };
         let slot = &mut self.slots[index];
-        match Pipeline::open(&self.shared, &slot.object, line) {
+        match Pipeline::open(&self.shared, &slot.object) {
             Ok(pipeline) => {
                 let mut published = self.shared.published.lock();
                 if let Some(view) = published.views.get_mut(&slot.id) {
@@ -501,17 +502,5 @@ impl Line {
             }
         }
         false
-    }
-
-    fn snapshot_all(&mut self) -> bool {
-        let mut dumped = false;
-        for index in 0..self.slots.len() {
-            let SlotState::Running(pipeline) = &mut self.slots[index].state else { continue };
-            match pipeline.snapshot(&self.shared) {
-                Ok(stepped) => dumped |= stepped == Stepped::Dumped,
-                Err(error) => self.fail(index, &error),
-            }
-        }
-        dumped
     }
 }

@@ -23,6 +23,10 @@ pub struct EngineOptions {
     pub follow_bytes_max: usize,
     /// How long a reader waits for views that catch up.
     pub pin_timeout: Duration,
+    /// How far back in the journal, in bytes, a view's changes are kept at least, and so resume
+    /// tokens lead on. A view that changed at all also begins a snapshot once its last one lies
+    /// further back than this, and than eight times its size.
+    pub history_bytes_min: u64,
     /// A snapshot begins once the changelog has grown by this since the last one, and by twice
     /// the last one's size.
     pub snapshot_bytes_min: u64,
@@ -44,6 +48,7 @@ impl Default for EngineOptions {
             recent_bytes_max: 8 << 20,
             follow_bytes_max: 256 << 10,
             pin_timeout: Duration::from_secs(30),
+            history_bytes_min: 1 << 30,
             snapshot_bytes_min: 16 << 20,
             snapshot_step_bytes_max: 512 << 10,
             retry_after: Duration::from_secs(1),

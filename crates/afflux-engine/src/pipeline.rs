@@ -11,31 +11,29 @@
 //! Positions that moved without a change of anything are written now and then, so that a restart
 //! does not read the same far stretch again.
 //!
-//! Opening restores the newest snapshot and the frames behind it. What was read and not recorded
-//! is read again; nothing of it was visible.
+//! Opening restores a snapshot and the frames behind it (see `recovery`). What was read and not
+//! recorded is read again; nothing of it was visible.
 
+mod catch_up;
 mod inputs;
+mod recovery;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
-use afflux_catalog::{Object, ObjectKind, Start};
+use afflux_catalog::Object;
 use afflux_dataflow::Dataflow;
-use afflux_log::{Entry, Isolation, Log};
+use afflux_log::{Entry, Log};
 use afflux_record::changelog::{self, Changes, EpochFrame, Progress};
 use afflux_types::{ObjectId, Offset, OperatorId, Tick, Timestamp, TopicName};
 use arrow::{array::Array, datatypes::SchemaRef};
 
-use self::inputs::Inputs;
 use crate::{
     EngineError, ddl,
     dead_letter::{self, DeadLetter},
     frames::{self, sole_partition},
     published::{Shared, columns},
     snapshot::{Manifest, Snapshots, Stepped},
-    source::{SourceInput, Sources},
+    source::{SourceInput, SourcePartition, Sources},
     status::Counters,
     view::{Contents, Layout},
 };
@@ -63,14 +61,21 @@ pub(crate) struct Pipeline {
     unrecorded_bytes: u64,
     /// The view as of its last durable frame.
     pub(crate) contents: Contents,
-    /// Changes of frames that are submitted and not yet durable.
-    pub(crate) pending: VecDeque<Option<Arc<Changes>>>,
+    /// Frames that are submitted and not yet durable.
+    pending: VecDeque<Pending>,
     /// What the epoch of the present pass has changed.
     pub(crate) output: Option<Arc<Changes>>,
     pub(crate) counters: Counters,
     snapshots: Snapshots,
     /// Whether it is on the line.
     pub(crate) live: bool,
+}
+
+/// What a frame on its way says.
+struct Pending {
+    changes: Option<Arc<Changes>>,
+    /// Where it leaves each view that is read.
+    views: Vec<Option<Offset>>,
 }
 
 enum Reads {
@@ -86,6 +91,8 @@ pub(crate) struct ViewInput {
     /// The first of its frames that is not yet read; none while its contents are not yet in.
     pub(crate) next: Option<Offset>,
     recorded: Option<Offset>,
+    /// As a durable frame has it: what a restart needs of the view's frames begins here.
+    durable: Option<Offset>,
 }
 
 /// What an epoch gets of one view.
@@ -101,7 +108,10 @@ pub(crate) struct Submission {
     pub(crate) offset: Offset,
     pub(crate) tick: Tick,
     pub(crate) changes: Option<Arc<Changes>>,
+    /// Of the frame.
     pub(crate) bytes: usize,
+    /// With what goes beside it.
+    pub(crate) bytes_all: usize,
     pub(crate) frame: Entry,
     pub(crate) outputs: Vec<Entry>,
 }
@@ -116,199 +126,10 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pipeline {
-    /// Brings a pipeline back from the log, or makes a new one that stands at the beginning.
-    /// Sources read from their latest records begin at `line`.
-    pub(crate) fn open(
-        shared: &Shared,
-        object: &Arc<Object>,
-        line: Tick,
-    ) -> Result<Self, EngineError> {
-        let ObjectKind::View(view) = &object.kind else {
-            return Err(EngineError::Unknown(format!("view {}", object.id)));
-        };
-        let log = shared.log.as_ref();
-        let (layout, tables, reads, sources, views) = {
-            let published = shared.published.lock();
-            let missing = || EngineError::Unknown(format!("view {}", object.id));
-            let layout = Arc::clone(&published.views.get(&object.id).ok_or_else(missing)?.layout);
-            let tables = ddl::tables_of(&published, &view.plan);
-            let mut inputs = Inputs::default();
-            for operator in &view.plan.operators {
-                inputs.add(operator.id, &operator.kind, log, &published)?;
-            }
-            (layout, tables, inputs.reads, inputs.sources, inputs.views)
-        };
-        let dataflow = Dataflow::new(&view.plan, &tables)
-            .map_err(|error| EngineError::Unsupported(error.to_string()))?;
-        let mut pipeline = Self {
-            object: Arc::clone(object),
-            topic: ddl::pipeline_topic(object.id),
-            dead_letters: ddl::dead_letter_topic(object)?,
-            dataflow,
-            reads,
-            sources,
-            views,
-            tick: Tick::ZERO,
-            time: Timestamp::MIN,
-            last_frame_tick: None,
-            next_frame: Offset::ZERO,
-            watermarks: Vec::new(),
-            unrecorded_bytes: 0,
-            contents: Contents::empty(),
-            pending: VecDeque::new(),
-            output: None,
-            counters: Counters::default(),
-            snapshots: Snapshots::new(ddl::snapshot_topic(object.id)),
-            live: false,
-            layout,
-        };
-        pipeline.restore(log)?;
-        if pipeline.last_frame_tick.is_none() {
-            pipeline.start(log, line)?;
-        }
-        Ok(pipeline)
-    }
-
-    fn restore(&mut self, log: &dyn Log) -> Result<(), EngineError> {
-        let schema = Arc::clone(self.layout.schema());
-        let mut snapshots = std::mem::replace(
-            &mut self.snapshots,
-            Snapshots::new(ddl::snapshot_topic(self.object.id)),
-        );
-        let manifest = snapshots.restore(log, &schema, |chunk| self.apply(&chunk))?;
-        self.snapshots = snapshots;
-        let mut begin = Offset::ZERO;
-        if let Some(manifest) = manifest {
-            begin = manifest.begin;
-            self.stand_at(manifest.tick, manifest.time, &manifest.progress);
-        }
-        let end = log.bounds(&sole_partition(&self.topic))?.end;
-        let topic = self.topic.clone();
-        frames::replay(log, &topic, (begin, end), Isolation::Appended, &schema, |stored| {
-            self.apply(&stored.frame)?;
-            self.stand_at(stored.frame.tick, stored.frame.time, &stored.frame.progress);
-            self.snapshots.grown(stored.bytes);
-            Ok(())
-        })?;
-        self.next_frame = end;
-        Ok(())
-    }
-
-    fn apply(&mut self, frame: &EpochFrame) -> Result<(), EngineError> {
-        for delta in &frame.tables {
-            self.dataflow.restore(delta).map_err(|error| EngineError::Unreadable {
-                topic: self.topic.clone(),
-                reason: error.to_string(),
-            })?;
-        }
-        match &frame.changes {
-            Some(changes) => self.publish(changes),
-            None => Ok(()),
-        }
-    }
-
-    fn stand_at(&mut self, tick: Tick, time: Timestamp, progress: &[Progress]) {
-        self.tick = tick;
-        self.time = time;
-        self.last_frame_tick = Some(tick);
-        // Sources over the same topic: their positions come in the order of the sources.
-        let mut seen: HashMap<_, usize> = HashMap::new();
-        for Progress { partition, next, watermark } in progress {
-            let view = self.views.iter_mut().find(|view| view.topic == partition.topic);
-            if let Some(view) = view {
-                view.next = Some(*next);
-                view.recorded = Some(*next);
-                continue;
-            }
-            let nth = seen.entry(partition).or_default();
-            let source =
-                self.sources.iter_mut().filter(|s| s.source.topic == partition.topic).nth(*nth);
-            *nth += 1;
-            if let Some(source) = source {
-                source.restore(partition.partition.0 as usize, *next, *watermark);
-            }
-        }
-    }
-
-    /// Sets the positions of a pipeline that has never run.
-    fn start(&mut self, log: &dyn Log, line: Tick) -> Result<(), EngineError> {
-        for source in &mut self.sources {
-            for partition in &mut source.partitions {
-                partition.next = match source.source.start {
-                    Start::Earliest => log.bounds(&partition.partition)?.start,
-                    Start::Latest => {
-                        let ends = log.ends(line, std::slice::from_ref(&partition.partition))?;
-                        ends.first().copied().unwrap_or(Offset::ZERO)
-                    }
-                };
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the contents of all views that it reads are in.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.views.iter().all(|view| view.next.is_some())
-    }
-
-    /// A tick to catch up to: `limit` if that is near enough, else a step towards it.
-    pub(crate) fn step_towards(
-        &self,
-        log: &dyn Log,
-        limit: Tick,
-        bytes_max: u64,
-    ) -> Result<Tick, EngineError> {
-        const RECORDS_NEAR: i64 = 4096;
-        let mut records = 0;
-        for source in &self.sources {
-            let ends = ends(log, source, limit)?;
-            let left = source.partitions.iter().zip(&ends).map(|(p, end)| end.0 - p.next.0);
-            records += left.map(|left| left.max(0)).sum::<i64>();
-        }
-        if records <= RECORDS_NEAR {
-            return Ok(limit);
-        }
-        let mut span = bytes_max;
-        loop {
-            let tick = log.next_tick(self.tick, span).min(limit);
-            let mut there = tick == limit;
-            for source in &self.sources {
-                let ends = ends(log, source, tick)?;
-                there |= source.partitions.iter().zip(&ends).any(|(p, end)| *end > p.next);
-            }
-            if there {
-                return Ok(tick);
-            }
-            // Nothing of ours in that stretch of the log: look further.
-            span = span.saturating_mul(2);
-        }
-    }
-
-    /// What frames of a view up to a tick hold, from where this pipeline stands in them.
-    pub(crate) fn feed_from_log(
-        &self,
-        log: &dyn Log,
-        index: usize,
-        (to, tick): (Offset, Tick),
-    ) -> Result<Feed, EngineError> {
-        let view = &self.views[index];
-        let Some(from) = view.next else { return Ok(Feed::default()) };
-        let mut feed = Feed { changes: Vec::new(), next: Some(from) };
-        let isolation = Isolation::Appended;
-        frames::replay(log, &view.topic, (from, to), isolation, &view.schema, |stored| {
-            if stored.frame.tick <= tick && feed.next.is_some_and(|next| next <= stored.offset) {
-                feed.next = Some(Offset(stored.offset.0 + 1));
-                feed.changes.extend(stored.frame.changes.map(Arc::new));
-            }
-            Ok(())
-        })?;
-        Ok(feed)
-    }
-
     /// The view's contents as of the last epoch, durable or not.
     pub(crate) fn contents_now(&self) -> Result<Contents, EngineError> {
         let mut contents = self.contents.clone();
-        for changes in self.pending.iter().flatten() {
+        for changes in self.pending.iter().filter_map(|pending| pending.changes.as_ref()) {
             self.layout
                 .apply(&mut contents, changes)
                 .map_err(|error| columns(&self.object, error))?;
@@ -316,9 +137,22 @@ impl Pipeline {
         Ok(contents)
     }
 
-    /// Applies changes of a durable frame to the view.
-    pub(crate) fn publish(&mut self, changes: &Changes) -> Result<(), EngineError> {
+    /// The oldest frame that was pending is durable: applies its changes to the view.
+    pub(crate) fn landed(&mut self) -> Result<(), EngineError> {
+        let Some(Pending { changes, views }) = self.pending.pop_front() else { return Ok(()) };
+        for (view, durable) in self.views.iter_mut().zip(views) {
+            view.durable = durable;
+        }
+        changes.map_or(Ok(()), |changes| self.publish(&changes))
+    }
+
+    fn publish(&mut self, changes: &Changes) -> Result<(), EngineError> {
         self.layout.apply(&mut self.contents, changes).map_err(|error| columns(&self.object, error))
+    }
+
+    /// From where on a restart needs the frames of a view; none if it needs none.
+    pub(crate) fn needs_of(&self, view: ObjectId) -> Option<Offset> {
+        self.views.iter().find(|input| input.id == view).and_then(|input| input.durable)
     }
 
     /// Runs an epoch up to a tick; `feeds` has one for each view that is read.
@@ -390,7 +224,13 @@ impl Pipeline {
         dead: &mut Vec<DeadLetter>,
     ) -> Result<(), EngineError> {
         let source = &mut self.sources[index];
-        let ranges = source.ranges(&ends(pass.log, source, target)?);
+        let ends = ends(pass.log, source, target)?;
+        for (partition, end) in source.partitions.iter().zip(&ends) {
+            if *end < partition.next {
+                check_not_remade(pass.log, &self.object, partition)?;
+            }
+        }
+        let ranges = source.ranges(&ends);
         if ranges.is_empty() {
             return Ok(());
         }
@@ -455,6 +295,7 @@ impl Pipeline {
             .map_err(|error| unsupported(&error))?;
         let outputs =
             dead_letter::entries(&self.dead_letters, dead).map_err(|error| unsupported(&error))?;
+        let letters: usize = outputs.iter().map(|entry| entry.batch.len()).sum();
         let changes = frame.changes.map(Arc::new);
         let offset = self.next_frame;
         self.next_frame = Offset(offset.0 + 1);
@@ -463,9 +304,19 @@ impl Pipeline {
         self.unrecorded_bytes = 0;
         self.counters.epochs += 1;
         self.snapshots.grown(bytes.len());
-        self.pending.push_back(changes.clone());
+        let views = self.views.iter().map(|view| view.recorded).collect();
+        self.pending.push_back(Pending { changes: changes.clone(), views });
         self.output.clone_from(&changes);
-        Ok(Submission { offset, tick, changes, bytes: bytes.len(), frame: entry, outputs })
+        let bytes_all = bytes.len() + letters;
+        Ok(Submission {
+            offset,
+            tick,
+            changes,
+            bytes: bytes.len(),
+            bytes_all,
+            frame: entry,
+            outputs,
+        })
     }
 
     /// A frame without changes at the pipeline's tick; none if there is a frame of that tick.
@@ -506,7 +357,8 @@ impl Pipeline {
     /// Begins or continues a snapshot; tells whether to come back soon.
     pub(crate) fn snapshot(&mut self, shared: &Shared) -> Result<Stepped, EngineError> {
         let log = shared.log.as_ref();
-        if self.snapshots.due(&shared.options) {
+        let tick = self.last_frame_tick.unwrap_or(self.tick);
+        if self.snapshots.due(&shared.options, tick) {
             let mut progress: Vec<_> = self
                 .sources
                 .iter()
@@ -517,15 +369,10 @@ impl Pipeline {
             progress.extend(
                 self.views.iter().filter_map(|v| Some(view_progress(&v.topic, v.recorded?))),
             );
-            let manifest = Manifest {
-                begin: self.next_frame,
-                tick: self.last_frame_tick.unwrap_or(self.tick),
-                time: self.time,
-                progress,
-                bytes: 0,
-            };
-            let contents = self.contents_now()?;
-            self.snapshots.begin(log, manifest, contents)?;
+            let first = log.bounds(&sole_partition(&self.snapshots.topic))?.end;
+            let (begin, time) = (self.next_frame, self.time);
+            let manifest = Manifest { first, begin, tick, time, progress, bytes: 0 };
+            self.snapshots.begin(manifest, self.contents_now()?);
         }
         let now = shared.env.clock.now();
         let bytes_max = shared.options.snapshot_step_bytes_max;
@@ -533,7 +380,7 @@ impl Pipeline {
         let frames = (self.next_frame, durable);
         let stepped =
             self.snapshots.step(log, now, frames, &self.dataflow, &self.layout, bytes_max)?;
-        if stepped == Stepped::Completed {
+        if matches!(stepped, Stepped::Completed(_)) {
             self.counters.snapshots += 1;
         }
         Ok(stepped)
@@ -545,7 +392,7 @@ impl Pipeline {
     }
 }
 
-fn partition_progress(partition: &crate::source::SourcePartition) -> Progress {
+fn partition_progress(partition: &SourcePartition) -> Progress {
     let (next, watermark) = partition.recorded;
     Progress { partition: partition.partition.clone(), next, watermark }
 }
@@ -558,4 +405,22 @@ fn view_progress(topic: &TopicName, next: Offset) -> Progress {
 fn ends(log: &dyn Log, source: &SourceInput, tick: Tick) -> Result<Vec<Offset>, EngineError> {
     let partitions: Vec<_> = source.partitions.iter().map(|p| p.partition.clone()).collect();
     Ok(log.ends(tick, &partitions)?)
+}
+
+/// A partition can not end before what was read of it.
+fn check_not_remade(
+    log: &dyn Log,
+    view: &Object,
+    SourcePartition { partition, next, .. }: &SourcePartition,
+) -> Result<(), EngineError> {
+    let end = log.bounds(partition)?.end;
+    if end >= *next {
+        return Ok(());
+    }
+    Err(EngineError::Failed {
+        view: view.name.clone(),
+        error: format!(
+            "{partition} ends at {end} and was read up to {next}: its topic was made anew"
+        ),
+    })
 }

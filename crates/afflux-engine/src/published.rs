@@ -19,7 +19,7 @@ use arrow::{
     datatypes::SchemaRef,
 };
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     EngineError, EngineOptions,
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) options: EngineOptions,
     pub(crate) published: Mutex<Published>,
+    /// Turns of followers that read the log.
+    pub(crate) log_readers: Arc<Semaphore>,
     /// Moves at every publication.
     pub(crate) changed: watch::Sender<u64>,
 }

@@ -10,7 +10,9 @@
 //! `first` is the offset of the snapshot's first chunk, `begin` the changelog offset from which
 //! frames are to be replayed over it.
 //!
-//! 1. A snapshot is due once the changelog has grown by enough since the last one.
+//! 1. A snapshot is due once the changelog has grown by enough since the last one; or, so that a
+//!    quiet view does not hold on to old parts of the log, if it has grown at all and the last one
+//!    lies far back.
 //! 2. It begins by pinning the view's contents behind the newest frame (O(1)), with the recorded
 //!    positions; `begin` is the offset behind that frame.
 //! 3. Beside the epochs that follow, a bounded piece at a time: first the pinned contents, which
@@ -20,15 +22,19 @@
 //!    overtaken by a chunk. So the manifest waits for all chunks and for every frame that was
 //!    computed before the last of them. Until it is there nothing counts.
 //!
+//! 5. Two complete snapshots are kept. What only older ones need, the changelog's frames before the
+//!    older one's `begin` and the chunks before its `first`, may go (see `line::upkeep`).
+//!
 //! Recovery goes back from the topic's end: a chunk leads to the record before its snapshot's
-//! first, until a manifest is found, whose chunks lie between `first` and itself.
+//! first, until a manifest is found, whose chunks lie between `first` and itself. If any of them
+//! can not be read, it goes back further, to the snapshot before.
 
 use std::collections::VecDeque;
 
 use afflux_dataflow::Dataflow;
 use afflux_log::{EpochCommit, Isolation, Log, Ticket};
 use afflux_record::changelog::{self, EpochFrame, Progress};
-use afflux_types::{KeyGroup, Offset, Tick, Timestamp, TopicName};
+use afflux_types::{Classified, ErrorKind, KeyGroup, Offset, Tick, Timestamp, TopicName};
 use arrow::datatypes::SchemaRef;
 
 use crate::{
@@ -39,13 +45,14 @@ use crate::{
 
 const CHUNK: u8 = b'C';
 const MANIFEST: u8 = b'M';
-/// Chunks that may be submitted and not yet durable.
-const IN_FLIGHT_MAX: usize = 4;
-const READ_BYTES: usize = 1 << 20;
+/// With so many pieces' worth of bytes submitted and not yet durable, it waits.
+const PIECES_IN_FLIGHT_MAX: usize = 4;
 
 /// What a snapshot says beside its chunks.
 #[derive(Debug, Clone)]
 pub(crate) struct Manifest {
+    /// Where the chunks begin.
+    pub(crate) first: Offset,
     /// The changelog offset from which frames are to be replayed.
     pub(crate) begin: Offset,
     pub(crate) tick: Tick,
@@ -55,21 +62,40 @@ pub(crate) struct Manifest {
     pub(crate) bytes: u64,
 }
 
+/// What a complete snapshot needs of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// The snapshot topic from here on.
+    pub(crate) chunks: Offset,
+    /// The changelog from here on.
+    pub(crate) frames: Offset,
+}
+
+/// A snapshot in the log.
+pub(crate) struct Found {
+    /// Where its manifest is.
+    pub(crate) at: Offset,
+    pub(crate) manifest: Manifest,
+}
+
 /// A pipeline's snapshots: when, and the one under way.
 pub(crate) struct Snapshots {
-    topic: TopicName,
-    /// Changelog bytes since the last complete snapshot began.
+    pub(crate) topic: TopicName,
+    /// Changelog bytes since the last complete snapshot began, or since one was given up.
     changelog_bytes: u64,
+    /// When the last one began, be it one that was given up.
+    began: Tick,
     last_bytes: u64,
+    last: Option<Needs>,
     running: Option<Running>,
 }
 
 struct Running {
     manifest: Manifest,
-    first: Offset,
     contents: Contents,
     stage: Stage,
-    in_flight: VecDeque<Ticket>,
+    /// What is not yet durable, with its bytes.
+    in_flight: VecDeque<(Ticket, u64)>,
     changelog_bytes: u64,
     /// Frames before this may have left their traces in a chunk.
     traces: Offset,
@@ -91,13 +117,20 @@ pub(crate) enum Stepped {
     Dumped,
     /// It waits for the disk.
     Waiting,
-    /// The snapshot is complete.
-    Completed,
+    /// The snapshot is complete. What the one before it needs is to be kept.
+    Completed(Option<Needs>),
 }
 
 impl Snapshots {
     pub(crate) fn new(topic: TopicName) -> Self {
-        Self { topic, changelog_bytes: 0, last_bytes: 0, running: None }
+        Self {
+            topic,
+            changelog_bytes: 0,
+            began: Tick::ZERO,
+            last_bytes: 0,
+            last: None,
+            running: None,
+        }
     }
 
     /// Counts a frame.
@@ -108,10 +141,13 @@ impl Snapshots {
         }
     }
 
-    /// Whether one should begin.
-    pub(crate) fn due(&self, options: &EngineOptions) -> bool {
+    /// Whether one should begin at this tick.
+    pub(crate) fn due(&self, options: &EngineOptions, tick: Tick) -> bool {
         let enough = options.snapshot_bytes_min.max(2 * self.last_bytes);
-        self.running.is_none() && self.changelog_bytes > enough
+        let far = options.history_bytes_min.max(8 * self.last_bytes);
+        let behind = tick.0.saturating_sub(self.began.0);
+        self.running.is_none()
+            && (self.changelog_bytes > enough || self.changelog_bytes > 0 && behind > far)
     }
 
     /// Whether one is under way.
@@ -121,24 +157,16 @@ impl Snapshots {
 
     /// Begins one. The manifest names the place behind the newest frame, `contents` are the
     /// view's there.
-    pub(crate) fn begin(
-        &mut self,
-        log: &dyn Log,
-        manifest: Manifest,
-        contents: Contents,
-    ) -> Result<(), EngineError> {
-        let first = log.bounds(&sole_partition(&self.topic))?.end;
-        let manifest_begin = manifest.begin;
+    pub(crate) fn begin(&mut self, manifest: Manifest, contents: Contents) {
+        self.began = manifest.tick;
         self.running = Some(Running {
-            manifest,
-            first,
             contents,
             stage: Stage::Rows { after: None },
             in_flight: VecDeque::new(),
             changelog_bytes: 0,
-            traces: manifest_begin,
+            traces: manifest.begin,
+            manifest,
         });
-        Ok(())
     }
 
     /// Dumps one piece, or looks whether the disk has caught up. Frames before `computed` are in
@@ -153,31 +181,35 @@ impl Snapshots {
         bytes_max: usize,
     ) -> Result<Stepped, EngineError> {
         let Some(running) = &mut self.running else { return Ok(Stepped::Idle) };
-        while let Some(ticket) = running.in_flight.front_mut() {
+        while let Some((ticket, _)) = running.in_flight.front_mut() {
             match ticket.poll_now() {
                 None => break,
                 Some(Ok(_)) => drop(running.in_flight.pop_front()),
                 Some(Err(error)) => {
+                    // Not at once again: whatever was in the way may stay there.
                     tracing::warn!(topic = %self.topic, %error, "a snapshot was given up");
+                    self.changelog_bytes = 0;
                     self.running = None;
                     return Ok(Stepped::Idle);
                 }
             }
         }
         let landed = running.in_flight.is_empty();
+        let in_flight_bytes: u64 = running.in_flight.iter().map(|(_, bytes)| bytes).sum();
         match &running.stage {
             Stage::Closing if landed => {
+                let needs = running.manifest.needs();
                 self.last_bytes = running.manifest.bytes;
                 self.changelog_bytes = running.changelog_bytes;
                 self.running = None;
-                Ok(Stepped::Completed)
+                Ok(Stepped::Completed(self.last.replace(needs)))
             }
             Stage::Manifest if landed && durable >= running.traces => {
                 running.submit_manifest(log, &self.topic, now)?;
                 Ok(Stepped::Dumped)
             }
             Stage::Rows { .. } | Stage::Groups { .. }
-                if running.in_flight.len() < IN_FLIGHT_MAX =>
+                if in_flight_bytes < (PIECES_IN_FLIGHT_MAX * bytes_max) as u64 =>
             {
                 running.traces = computed;
                 running.dump(log, &self.topic, now, dataflow, layout, bytes_max)?;
@@ -187,65 +219,91 @@ impl Snapshots {
         }
     }
 
-    /// Finds the newest complete snapshot and hands its chunks to `each`, in order.
+    /// The newest snapshot whose manifest lies below an offset and can be read.
+    pub(crate) fn newest(
+        &self,
+        log: &dyn Log,
+        schema: &SchemaRef,
+        below: Offset,
+    ) -> Result<Option<Found>, EngineError> {
+        let bounds = log.bounds(&sole_partition(&self.topic))?;
+        let mut end = bounds.end.min(below);
+        while end > bounds.start {
+            let at = Offset(end.0 - 1);
+            end = match self.look_at(log, schema, at) {
+                Ok(Record::Manifest(manifest)) => return Ok(Some(Found { at, manifest })),
+                Ok(Record::Chunk { first }) => first.min(at),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    tracing::error!(topic = %self.topic, %at, %error, "part of a snapshot is damaged");
+                    at
+                }
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(None)
+    }
+
+    fn look_at(
+        &self,
+        log: &dyn Log,
+        schema: &SchemaRef,
+        at: Offset,
+    ) -> Result<Record, EngineError> {
+        let damaged = |what: &str| frames::unreadable(&self.topic, &format!("offset {at}: {what}"));
+        let record = frames::record(log, &self.topic, at, Isolation::Appended)?;
+        let (key, value) = record.ok_or_else(|| damaged("there is no record"))?;
+        let number = |from: usize| {
+            let bytes = key.get(from..).and_then(|rest| rest.first_chunk::<8>());
+            bytes.map(|bytes| Offset(i64::from_be_bytes(*bytes)))
+        };
+        match (key.first(), number(1), number(9)) {
+            (Some(&CHUNK), Some(first), _) => Ok(Record::Chunk { first }),
+            (Some(&MANIFEST), Some(first), Some(begin)) => {
+                let EpochFrame { tick, time, progress, .. } = changelog::decode(&value, schema)
+                    .map_err(|error| damaged(&error.to_string()))?;
+                Ok(Record::Manifest(Manifest { first, begin, tick, time, progress, bytes: 0 }))
+            }
+            _ => Err(damaged("its key is none of a snapshot")),
+        }
+    }
+
+    /// Hands a snapshot's chunks to `each`, in order.
     pub(crate) fn restore(
         &mut self,
         log: &dyn Log,
         schema: &SchemaRef,
+        Found { at, manifest }: &Found,
         mut each: impl FnMut(EpochFrame) -> Result<(), EngineError>,
-    ) -> Result<Option<Manifest>, EngineError> {
-        let Some((at, first, mut manifest)) = self.newest(log, schema)? else { return Ok(None) };
-        let mut from = first;
-        while from < at {
-            let range = (from, at);
-            let topic = &self.topic;
-            from = frames::scan(log, topic, range, READ_BYTES, Isolation::Appended, |_, k, v| {
-                if k.get(1..9) != Some(&first.0.to_be_bytes()[..]) {
-                    // Of a snapshot that was given up while this was on its way.
-                    return Ok(());
-                }
-                manifest.bytes += v.len() as u64;
-                each(changelog::decode(v, schema).map_err(|error| unreadable(topic, &error))?)
-            })?;
-        }
-        self.last_bytes = manifest.bytes;
-        Ok(Some(manifest))
-    }
-
-    fn newest(
-        &self,
-        log: &dyn Log,
-        schema: &SchemaRef,
-    ) -> Result<Option<(Offset, Offset, Manifest)>, EngineError> {
-        let bounds = log.bounds(&sole_partition(&self.topic))?;
-        let mut end = bounds.end;
-        while end > bounds.start {
-            let at = Offset(end.0 - 1);
-            let mut record = None;
-            let topic = &self.topic;
-            frames::scan(log, topic, (at, end), 1, Isolation::Appended, |_, key, value| {
-                record = Some((key.clone(), value.clone()));
-                Ok(())
-            })?;
-            let damaged = |what: &str| EngineError::Unreadable {
-                topic: topic.clone(),
-                reason: format!("offset {at}: {what}"),
-            };
-            let Some((key, value)) = record else { return Err(damaged("there is no record")) };
-            let number = |from: usize| {
-                let bytes = key.get(from..).and_then(|rest| rest.first_chunk::<8>());
-                bytes.map(|bytes| Offset(i64::from_be_bytes(*bytes)))
-            };
-            let first = number(1).ok_or_else(|| damaged("its key is too short"))?;
-            if key[0] == MANIFEST {
-                let begin = number(9).ok_or_else(|| damaged("its key is too short"))?;
-                let EpochFrame { tick, time, progress, .. } =
-                    changelog::decode(&value, schema).map_err(|error| unreadable(topic, &error))?;
-                return Ok(Some((at, first, Manifest { begin, tick, time, progress, bytes: 0 })));
+    ) -> Result<(), EngineError> {
+        let (topic, first) = (&self.topic, manifest.first);
+        let mut bytes = 0;
+        frames::scan(log, topic, (first, *at), Isolation::Appended, |_, key, value| {
+            if key.get(1..9) != Some(&first.0.to_be_bytes()[..]) {
+                // Of a snapshot that was given up while this was on its way.
+                return Ok(());
             }
-            end = first.min(at);
-        }
-        Ok(None)
+            bytes += value.len() as u64;
+            each(
+                changelog::decode(value, schema)
+                    .map_err(|error| frames::unreadable(topic, &error))?,
+            )
+        })?;
+        self.last_bytes = bytes;
+        self.began = manifest.tick;
+        self.last = Some(manifest.needs());
+        Ok(())
+    }
+}
+
+/// A record of the snapshot topic.
+enum Record {
+    Chunk { first: Offset },
+    Manifest(Manifest),
+}
+
+impl Manifest {
+    fn needs(&self) -> Needs {
+        Needs { chunks: self.first, frames: self.begin }
     }
 }
 
@@ -297,7 +355,7 @@ impl Running {
         if frame.tables.is_empty() && frame.changes.is_none() {
             return Ok(());
         }
-        let key = [&[CHUNK][..], &self.first.0.to_be_bytes()].concat();
+        let key = [&[CHUNK][..], &self.manifest.first.0.to_be_bytes()].concat();
         self.manifest.bytes += self.submit(log, topic, now, &key, &frame)?;
         Ok(())
     }
@@ -315,7 +373,8 @@ impl Running {
             tables: Vec::new(),
             changes: None,
         };
-        let (first, begin) = (self.first.0.to_be_bytes(), self.manifest.begin.0.to_be_bytes());
+        let Manifest { first, begin, .. } = self.manifest;
+        let (first, begin) = (first.0.to_be_bytes(), begin.0.to_be_bytes());
         let key = [&[MANIFEST][..], &first, &begin].concat();
         self.submit(log, topic, now, &key, &frame)?;
         self.stage = Stage::Closing;
@@ -330,15 +389,15 @@ impl Running {
         key: &[u8],
         frame: &EpochFrame,
     ) -> Result<u64, EngineError> {
-        let value = changelog::encode(frame).map_err(|error| unreadable(topic, &error))?;
-        let changelog = frames::entry(topic, now, key, &value)
-            .map_err(|error| EngineError::Unsupported(error.to_string()))?;
-        let commit = EpochCommit { tick: frame.tick, changelog, outputs: Vec::new() };
-        self.in_flight.push_back(log.submit(commit));
-        Ok(value.len() as u64)
+        let unsupported =
+            |error: &dyn std::fmt::Display| EngineError::Unsupported(error.to_string());
+        let value = changelog::encode(frame).map_err(|error| unsupported(&error))?;
+        let changelog =
+            frames::entry(topic, now, key, &value).map_err(|error| unsupported(&error))?;
+        let (outputs, expected) = (Vec::new(), Vec::new());
+        let commit = EpochCommit { tick: frame.tick, changelog, outputs, expected };
+        let bytes = value.len() as u64;
+        self.in_flight.push_back((log.submit(commit), bytes));
+        Ok(bytes)
     }
-}
-
-fn unreadable(topic: &TopicName, error: &dyn std::fmt::Display) -> EngineError {
-    EngineError::Unreadable { topic: topic.clone(), reason: error.to_string() }
 }

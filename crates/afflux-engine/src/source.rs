@@ -143,15 +143,17 @@ impl Sources {
             let read =
                 self.log.read(&partition, from, range.to, READ_BYTES, Isolation::Appended)?;
             for bytes in &read.batches {
-                if Header::parse(bytes).is_ok_and(|header| header.is_control()) {
+                let header = Header::parse(bytes);
+                if header.as_ref().is_ok_and(Header::is_control) {
                     continue;
                 }
+                let base = header.map_or(from, |header| header.base_offset.max(from));
                 for record in batch::records(bytes) {
                     match record {
                         Ok(record) if record.offset < from || record.offset >= range.to => {}
                         Ok(record) => records.push((range.partition as i32, record)),
                         Err(error) => dead.push(DeadLetter {
-                            source: Some((partition.clone(), from)),
+                            source: Some((partition.clone(), base)),
                             timestamp: Timestamp(0),
                             key: None,
                             value: Some(bytes.clone()),

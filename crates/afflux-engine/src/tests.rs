@@ -5,4 +5,5 @@ mod exactly_once;
 mod failure;
 mod following;
 mod threads;
+mod trimming;
 mod world;

@@ -15,6 +15,9 @@
 //!    can not outlive them. Groups of one partition get their offsets in the order of submission.
 //!    A group over a limit is staged: it gets its offsets when all of its bytes are in the
 //!    journal, and groups for other partitions pass it (the same test).
+//! 6. A commit is refused, all of it, if one of the partitions that it names does not end where it
+//!    says when the commit would get its place: nobody builds on a commit that was refused
+//!    (checked by the test of a full disk in `afflux-engine`).
 
 use std::{
     future::Future,
@@ -28,7 +31,7 @@ use afflux_types::{
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
-use crate::error::{AppendError, ReadError, TopicError};
+use crate::error::{AppendError, ReadError, TopicError, TrimError};
 
 /// One record batch (Kafka v2, as the producer sent it) for one partition.
 #[derive(Debug, Clone)]
@@ -160,6 +163,9 @@ pub struct EpochCommit {
     pub changelog: Entry,
     /// Records for other topics: dead letters, sinks.
     pub outputs: Vec<Entry>,
+    /// Where partitions must end when the commit gets its place, or it is refused
+    /// ([`AppendError::Overtaken`]).
+    pub expected: Vec<(TopicPartition, Offset)>,
 }
 
 /// The engine's door to the log. See the module for the contract.
@@ -173,6 +179,10 @@ pub trait Log: Send + Sync + 'static {
     /// Removes a topic and its records, durably; fine if there is none; blocks. For Afflux's own
     /// topics, when what they belong to is dropped.
     fn remove_topic(&self, name: &TopicName) -> Result<(), TopicError>;
+
+    /// Drops a partition's records below an offset, at most its durable end, durably; fine if they
+    /// are gone already; blocks. What a crash may bring back of them is nobody's promise.
+    fn trim(&self, partition: &TopicPartition, before: Offset) -> Result<(), TrimError>;
 
     /// Batches of a partition from an offset on and below `to`, at most `bytes_max` of them but
     /// at least one whole batch if there is any. Never waits.
@@ -194,7 +204,9 @@ pub trait Log: Send + Sync + 'static {
     fn next_tick(&self, after: Tick, bytes_max: u64) -> Tick;
 
     /// Where each partition ended at a tick: the offset that a record appended right behind it
-    /// would have got. A partition younger than the tick ended at 0.
+    /// would have got. A partition younger than the tick ended at 0. Any position will do as a
+    /// tick here; where records were dropped, the answer may be any offset up to the first that
+    /// is left.
     fn ends(&self, tick: Tick, partitions: &[TopicPartition]) -> Result<Vec<Offset>, ReadError>;
 
     /// Whether what stood before a tick was dropped from the log since, by a repair of corrupt

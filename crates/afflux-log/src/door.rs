@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::{
     contract::{Batches, Bounds, EpochCommit, Group, Isolation, Log, Ticket, TopicSpec},
     embedded::EmbeddedLog,
-    error::{ReadError, TopicError},
+    error::{ReadError, TopicError, TrimError},
     index::{IndexEntry, Place, Run, Stream, end_in},
     journal::Section,
     reader::{self, Wanted},
@@ -114,6 +114,10 @@ impl Log for EmbeddedLog {
         }
     }
 
+    fn trim(&self, partition: &TopicPartition, before: Offset) -> Result<(), TrimError> {
+        Self::trim(self, partition, before).map(drop)
+    }
+
     fn read(
         &self,
         partition: &TopicPartition,
@@ -187,7 +191,7 @@ impl Log for EmbeddedLog {
     fn submit(&self, commit: EpochCommit) -> Ticket {
         let mut entries = vec![commit.changelog];
         entries.extend(commit.outputs);
-        self.append(&Group { entries })
+        self.append_expecting(&Group { entries }, &commit.expected)
     }
 
     fn appended(&self) -> watch::Receiver<JournalPosition> {

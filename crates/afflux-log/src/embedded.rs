@@ -113,10 +113,19 @@ impl EmbeddedLog {
 
     /// Takes a group. Never blocks; the ticket resolves once the group is durable.
     pub fn append(&self, group: &Group) -> Ticket {
+        self.append_expecting(group, &[])
+    }
+
+    /// The same, if these partitions end at these offsets when the group gets its place.
+    pub(crate) fn append_expecting(
+        &self,
+        group: &Group,
+        expected: &[(TopicPartition, Offset)],
+    ) -> Ticket {
         let (sender, ticket) = Ticket::new();
         let shared = &*self.shared;
         let time = shared.env.clock.now();
-        let prepared = group::prepare(&shared.meta.read(), &shared.options, group, time);
+        let prepared = group::prepare(&shared.meta.read(), &shared.options, group, expected, time);
         match prepared {
             Ok(prepared) => shared.submit(prepared, sender),
             Err(error) => sender.resolve(Err(error)),

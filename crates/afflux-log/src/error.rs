@@ -66,6 +66,16 @@ pub enum AppendError {
         /// The newest epoch seen.
         epoch_current: i16,
     },
+    /// It builds on what is not there: a group before it was refused, or another writer came first.
+    #[error("{partition} ends at {end}, not at {expected} as the group expects")]
+    Overtaken {
+        /// The partition.
+        partition: TopicPartition,
+        /// Where it should have ended.
+        expected: Offset,
+        /// Where it ends.
+        end: Offset,
+    },
     /// The disk has no room for it.
     #[error("the disk is full: {needed} bytes are needed and {free} are free")]
     DiskFull {
@@ -92,7 +102,7 @@ impl Classified for AppendError {
             | Self::DuplicateSequence { .. } => ErrorKind::Invalid,
             Self::ProducerFenced { .. } => ErrorKind::Fenced,
             Self::DiskFull { .. } => ErrorKind::Full,
-            Self::Failed(_) | Self::Closed => ErrorKind::Unavailable,
+            Self::Overtaken { .. } | Self::Failed(_) | Self::Closed => ErrorKind::Unavailable,
         }
     }
 }

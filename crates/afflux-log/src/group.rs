@@ -8,12 +8,14 @@ use afflux_record::{
     Header,
     frame::{self, BatchMeta, Commit},
 };
-use afflux_types::{Timestamp, TopicPartition};
+use afflux_types::{Offset, Timestamp, TopicPartition};
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 use crate::{
     contract::{Entry, Group},
     error::AppendError,
+    index::Stream,
     meta::Meta,
     options::LogOptions,
 };
@@ -25,6 +27,8 @@ pub(crate) struct Prepared {
     pub(crate) partitions: Vec<TopicPartition>,
     /// What the index keeps of each batch; base offsets are not yet right.
     pub(crate) metas: Vec<BatchMeta>,
+    /// Where streams must end when it gets its place.
+    pub(crate) expected: Vec<(u32, TopicPartition, Offset)>,
     /// The bytes.
     pub(crate) body: Body,
     /// When it was handed in.
@@ -49,6 +53,21 @@ impl Prepared {
             Body::Whole(payload, _) => payload.len(),
             Body::Staged(batches) => batches.iter().map(Bytes::len).sum(),
         }
+    }
+
+    /// Whether the partitions that it builds on end where it says.
+    pub(crate) fn check_ends(&self, streams: &HashMap<u32, Stream>) -> Result<(), AppendError> {
+        for (stream, partition, expected) in &self.expected {
+            let (partition, expected) = (partition.clone(), *expected);
+            match streams.get(stream).map(|stream| Offset(stream.end)) {
+                None => return Err(AppendError::UnknownPartition(partition)),
+                Some(end) if end != expected => {
+                    return Err(AppendError::Overtaken { partition, expected, end });
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Leaves only the batches that are to be written.
@@ -102,17 +121,23 @@ pub(crate) fn prepare(
     meta: &Meta,
     options: &LogOptions,
     group: &Group,
+    expected: &[(TopicPartition, Offset)],
     time: Timestamp,
 ) -> Result<Prepared, AppendError> {
+    let stream = |partition: &TopicPartition| {
+        meta.topic(&partition.topic)
+            .and_then(|topic| topic.stream(partition.partition.0))
+            .ok_or_else(|| AppendError::UnknownPartition(partition.clone()))
+    };
     let mut metas = Vec::with_capacity(group.entries.len());
     for entry in &group.entries {
-        let stream = meta
-            .topic(&entry.partition.topic)
-            .and_then(|topic| topic.stream(entry.partition.partition.0))
-            .ok_or_else(|| AppendError::UnknownPartition(entry.partition.clone()))?;
-        metas.push(batch_meta(entry, stream)?);
+        metas.push(batch_meta(entry, stream(&entry.partition)?)?);
     }
-    build(options, group, metas, time)
+    let mut prepared = build(options, group, metas, time)?;
+    for (partition, end) in expected {
+        prepared.expected.push((stream(partition)?, partition.clone(), *end));
+    }
+    Ok(prepared)
 }
 
 /// The same for batches whose streams are known.
@@ -142,5 +167,5 @@ pub(crate) fn build(
         }
         Body::Staged(group.entries.iter().map(|entry| entry.batch.clone()).collect())
     };
-    Ok(Prepared { partitions, metas, body, time, is_meta: false })
+    Ok(Prepared { partitions, metas, expected: Vec::new(), body, time, is_meta: false })
 }

@@ -270,6 +270,7 @@ impl Sequencer {
 
     /// What is to be done with each batch: `Some` for those that are there already.
     fn judge(&self, group: &Prepared) -> Result<Vec<Option<(Offset, u64)>>, AppendError> {
+        group.check_ends(&self.streams)?;
         let mut verdicts = Vec::with_capacity(group.metas.len());
         let mut numbered: Vec<(u32, i64)> = Vec::new();
         for (meta, partition) in group.metas.iter().zip(&group.partitions) {

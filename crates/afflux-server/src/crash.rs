@@ -26,7 +26,7 @@ use std::{
 use afflux_env::{File, Interpose};
 use afflux_log::{
     Batches, Bounds, EpochCommit, Isolation, Log, Ticket, TopicSpec,
-    error::{ReadError, TopicError},
+    error::{ReadError, TopicError, TrimError},
 };
 use afflux_types::{JournalPosition, LeaderEpoch, Offset, Tick, TopicName, TopicPartition};
 use parking_lot::Mutex;
@@ -217,6 +217,9 @@ impl Log for CrashLog {
     }
     fn remove_topic(&self, topic: &TopicName) -> Result<(), TopicError> {
         self.log.remove_topic(topic)
+    }
+    fn trim(&self, partition: &TopicPartition, before: Offset) -> Result<(), TrimError> {
+        self.log.trim(partition, before)
     }
     fn read(
         &self,

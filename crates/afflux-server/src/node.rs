@@ -103,6 +103,7 @@ impl Node {
         };
         tokio::select! {
             reason = journal => reason,
+            reason = self.engine.halted() => format!("the engine stopped: {reason}"),
             ended = &mut self.kafka => match ended {
                 Ok(Ok(())) => "the Kafka listener ended".to_owned(),
                 Ok(Err(error)) => format!("the Kafka listener ended: {error}"),

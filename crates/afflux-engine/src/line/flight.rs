@@ -7,9 +7,7 @@ use afflux_record::changelog::Changes;
 use afflux_types::{ObjectId, Offset, Tick};
 
 use super::{Line, Slot, SlotState};
-use crate::{
-    EngineError, ddl, pipeline::Submission, published::RecentFrame, status::PipelineState,
-};
+use crate::{EngineError, pipeline::Submission, published::RecentFrame, status::PipelineState};
 
 /// A pass on its way to the disk.
 pub(super) struct PassInFlight {
@@ -33,8 +31,6 @@ pub(super) struct FrameInFlight {
     pub(super) tick: Tick,
     pub(super) changes: Option<Arc<Changes>>,
     pub(super) bytes: usize,
-    /// Which entry of the group it is.
-    pub(super) entry: usize,
 }
 
 /// What a pass has to make durable.
@@ -61,28 +57,29 @@ impl Work {
         self.joined.retain(|(owner, _)| *owner != id);
     }
 
-    /// Submits one group a family; whether there was anything.
-    pub(super) fn submit(self, line: &mut Line, tick: Tick) -> bool {
+    /// Submits one group a family.
+    pub(super) fn submit(self, line: &mut Line, tick: Tick) {
         let mut families: Vec<(ObjectId, EpochCommit, Vec<FrameInFlight>)> = Vec::new();
         let mut bytes = 0;
-        let any = !self.frames.is_empty();
         for ((id, generation, family), submission) in self.frames {
-            let Submission { offset, tick, changes, bytes: frame_bytes, frame, outputs } =
-                submission;
-            bytes += frame_bytes;
-            let at = families.iter().position(|(other, ..)| *other == family);
-            let entry = at.map_or(0, |at| families[at].1.outputs.len() + 1);
+            let Submission { offset, tick, changes, frame, outputs, .. } = submission;
+            bytes += submission.bytes_all;
+            let place = (frame.partition.clone(), offset);
             let flown =
-                FrameInFlight { id, generation, offset, tick, changes, bytes: frame_bytes, entry };
-            match at {
-                Some(at) => {
-                    families[at].1.outputs.push(frame);
-                    families[at].1.outputs.extend(outputs);
-                    families[at].2.push(flown);
+                FrameInFlight { id, generation, offset, tick, changes, bytes: submission.bytes };
+            match families.iter_mut().find(|(other, ..)| *other == family) {
+                Some((_, commit, frames)) => {
+                    commit.outputs.push(frame);
+                    commit.outputs.extend(outputs);
+                    // Of two frames of one pipeline the first tells where its topic must end.
+                    if frames.iter().all(|frame| frame.id != id) {
+                        commit.expected.push(place);
+                    }
+                    frames.push(flown);
                 }
                 None => families.push((
                     family,
-                    EpochCommit { tick, changelog: frame, outputs },
+                    EpochCommit { tick, changelog: frame, outputs, expected: vec![place] },
                     vec![flown],
                 )),
             }
@@ -111,7 +108,6 @@ impl Work {
             }
         }
         line.in_flight_bytes += bytes;
-        any
     }
 }
 
@@ -146,7 +142,7 @@ impl Line {
         true
     }
 
-    pub(super) fn publish(&mut self, pass: PassInFlight) -> Result<(), AppendError> {
+    fn publish(&mut self, pass: PassInFlight) -> Result<(), AppendError> {
         let mut frames = Vec::new();
         for commit in pass.commits {
             let outcome = commit.outcome.unwrap_or(Err(AppendError::Closed));
@@ -184,7 +180,7 @@ impl Line {
     }
 
     /// Applies frames of one group to their views, or stops whose frames were refused.
-    pub(super) fn settle(
+    fn settle(
         &mut self,
         flown: Vec<FrameInFlight>,
         outcome: &Result<Appended, AppendError>,
@@ -194,19 +190,8 @@ impl Line {
             let mine = |s: &Slot| s.id == frame.id && s.generation == frame.generation;
             let Some(index) = self.slots.iter().position(mine) else { continue };
             let SlotState::Running(pipeline) = &mut self.slots[index].state else { continue };
-            pipeline.pending.pop_front();
             let landed = match outcome {
-                Ok(appended) if appended.base_offsets.get(frame.entry) == Some(&frame.offset) => {
-                    frame.changes.as_ref().map_or(Ok(()), |changes| pipeline.publish(changes))
-                }
-                Ok(appended) => Err(EngineError::Unreadable {
-                    topic: ddl::pipeline_topic(frame.id),
-                    reason: format!(
-                        "a frame for offset {} was given {:?}",
-                        frame.offset,
-                        appended.base_offsets.get(frame.entry)
-                    ),
-                }),
+                Ok(_) => pipeline.landed(),
                 Err(error) => Err(EngineError::Append(error.clone())),
             };
             match landed {

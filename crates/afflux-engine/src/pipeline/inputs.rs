@@ -73,6 +73,7 @@ impl Inputs {
             schema: Arc::clone(view.layout.schema()),
             next: None,
             recorded: None,
+            durable: None,
         });
         Ok(self.views.len() - 1)
     }

@@ -115,6 +115,27 @@ fn a_source_may_begin_at_its_latest_record() {
 }
 
 #[test]
+fn where_a_view_begins_is_settled_when_it_is_made() {
+    let sim = Sim::new(6);
+    let mut world = World::open(&sim).unwrap();
+    world.topic("s", 1).unwrap();
+    drop(world.produce("s", 0, &records(0..10)));
+    assert!(world.settle());
+    let latest = SOURCE.replace("'json')", "'json', scan_startup_mode = 'latest')");
+    world.sql(&format!("{latest} {PER_K}")).unwrap();
+    drop(world.produce("s", 0, &records(10..12)));
+    while world.log.step() {}
+    // Its pipeline has not run yet.
+    drop(world);
+    sim.disk.crash();
+    let mut world = World::open(&sim).unwrap();
+    drop(world.produce("s", 0, &records(12..13)));
+    assert!(world.settle());
+    let expected = ["{\"k\":\"k0\",\"n\":1}", "{\"k\":\"k1\",\"n\":1}", "{\"k\":\"k2\",\"n\":1}"];
+    assert_eq!(world.rows("per_k"), expected);
+}
+
+#[test]
 fn a_dropped_view_is_gone_with_all_that_was_its_own() {
     let sim = Sim::new(4);
     let mut world = world(&sim);

@@ -9,10 +9,12 @@ use afflux_env::{
     Random,
     sim::{Failure, Operation, Sim, SimRandom},
 };
+use afflux_log::Log;
+use afflux_types::Offset;
 use proptest::prelude::*;
 
-use super::world::{Client, World, rows};
-use crate::line::Step;
+use super::world::{Client, World, options, rows};
+use crate::{EngineOptions, ddl, frames::sole_partition, line::Step};
 
 const PARTITIONS: usize = 2;
 
@@ -120,19 +122,23 @@ struct Run<'a> {
     inputs: &'a [Vec<Input>],
     clients: Vec<Client>,
     restarts: usize,
+    /// How far back tokens lead at least.
+    history_bytes_min: u64,
 }
 
 impl<'a> Run<'a> {
     fn new(seed: u64, inputs: &'a [Vec<Input>]) -> Self {
         let clients = VIEWS.iter().map(|_| Client::default()).collect();
-        Self { sim: Sim::new(seed), world: None, inputs, clients, restarts: 0 }
+        let history_bytes_min = options().history_bytes_min;
+        Self { sim: Sim::new(seed), world: None, inputs, clients, restarts: 0, history_bytes_min }
     }
 
     /// Opens the world if it is not open, and defines what is not yet defined. False if the
     /// machine stops meanwhile.
     fn ready(&mut self) -> bool {
         if self.world.is_none() {
-            let Ok(world) = World::open(&self.sim) else { return false };
+            let options = EngineOptions { history_bytes_min: self.history_bytes_min, ..options() };
+            let Ok(world) = World::open_with(&self.sim, options) else { return false };
             let ready =
                 world.topic("orders", PARTITIONS as i32).and_then(|()| world.sql(SQL)).is_ok();
             self.world = Some(world);
@@ -230,7 +236,7 @@ impl<'a> Run<'a> {
         for (view, client) in VIEWS.iter().zip(&self.clients) {
             assert_eq!(world.rows(view), expected[view], "{view}");
             assert_eq!(client.rows(), expected[view], "what a client knows of {view}");
-            assert_eq!(client.resets, 0);
+            assert!(client.resets == 0 || self.history_bytes_min == 0);
         }
         for view in ["per_k", "whole", "big", "minutes"] {
             let mut letters = BTreeSet::new();
@@ -261,19 +267,24 @@ impl<'a> Run<'a> {
 #[test]
 fn a_crash_at_any_write_or_sync_changes_nothing() {
     let inputs = inputs(&SimRandom::new(1), 120);
-    let mut calm = Run::new(1, &inputs);
+    let new = |seed| Run { history_bytes_min: 0, ..Run::new(seed, &inputs) };
+    let mut calm = new(1);
     calm.finish(&SimRandom::new(2));
     calm.check_end();
     assert_eq!(calm.restarts, 0);
     let world = calm.world.as_ref().unwrap();
     let snapshots: u64 = world.shared.status().iter().map(|s| s.counters.snapshots).sum();
     assert!(snapshots > 0, "the run is long enough for snapshots");
+    for topic in [ddl::pipeline_topic, ddl::snapshot_topic] {
+        let start = |view| world.log.bounds(&sole_partition(&topic(world.id(view)))).unwrap().start;
+        assert!(VIEWS.iter().any(|view| start(view) > Offset::ZERO), "it is long enough for trims");
+    }
     let mut crashes = 0;
     for operation in [Operation::Write, Operation::Sync] {
         let count = calm.sim.disk.count(operation);
         assert!(count > 50, "{operation:?}: {count}");
         for nth in 1..=count {
-            let mut run = Run::new(nth, &inputs);
+            let mut run = new(nth);
             run.sim.disk.fail_at(operation, nth, Failure::Crash);
             run.finish(&SimRandom::new(2));
             run.check_end();

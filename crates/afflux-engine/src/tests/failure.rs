@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use afflux_env::{Disk, sim::Sim};
+use afflux_log::LogOptions;
 use afflux_types::{Classified, ErrorKind};
 
-use super::world::{World, name, options};
+use super::world::{World, log_options, name, options};
 use crate::{EngineError, EngineOptions, PipelineState, line::Step};
 
 fn world(sim: &Sim) -> World {
@@ -194,4 +195,98 @@ fn what_is_in_flight_is_bounded() {
     assert!(waits > 40, "{waits}");
     assert!(world.settle());
     assert_eq!(world.rows("a_sum"), [format!("{{\"v\":{}}}", 49 * 50 / 2)]);
+}
+
+#[test]
+fn what_was_computed_behind_a_refused_commit_is_refused_too() {
+    let mut refused_and_taken = 0;
+    for seed in 0..40 {
+        let sim = Sim::new(seed);
+        let log_options = LogOptions { whole_group_bytes_max: 4000, ..log_options() };
+        let mut world = World::open_as(&sim, log_options, options()).unwrap();
+        world.topic("a", 1).unwrap();
+        world.topic("filler", 1).unwrap();
+        world
+            .sql(
+                "CREATE SOURCE a (v BIGINT) WITH (topic = 'a', format = 'json');
+                 CREATE MATERIALIZED VIEW a_sum AS SELECT sum(v) AS v FROM a;",
+            )
+            .unwrap();
+        assert!(world.settle());
+        sim.disk.set_capacity(0);
+        // Little room is left, more or less of it from seed to seed.
+        drop(world.produce("filler", 0, &["x".repeat(1 + seed as usize * 89)]));
+        loop {
+            let mut ticket = world.produce("filler", 0, &["x".repeat(3500)]);
+            while world.log.step() {}
+            if !matches!(ticket.poll_now(), Some(Ok(_))) {
+                break;
+            }
+        }
+        // Small and large commits, with letters, on their way together.
+        let mut bad = 0;
+        for count in [1, 12, 1] {
+            let mut ticket = world.produce("a", 0, &vec!["oops".to_owned(); count]);
+            if ticket.poll_now().is_none() {
+                bad += count;
+            }
+            world.line.step();
+        }
+        while world.log.step() {}
+        let before = world.records("a_sum_dlq", 0).len();
+        sim.disk.set_capacity(1 << 40);
+        for _ in 0..3 {
+            sim.clock.advance(Duration::from_secs(2));
+            assert!(world.settle());
+        }
+        let mut places = std::collections::BTreeSet::new();
+        let letters = world.records("a_sum_dlq", 0);
+        for letter in &letters {
+            let offset = letter.headers.iter().find(|h| h.name == &b"afflux.source.offset"[..]);
+            assert!(places.insert(offset.unwrap().value.clone()), "seed {seed}: a letter twice");
+        }
+        assert_eq!(places.len(), bad, "seed {seed}");
+        refused_and_taken += usize::from(before < bad);
+    }
+    assert!(refused_and_taken > 5, "{refused_and_taken}");
+}
+
+#[test]
+fn letters_on_their_way_count_too() {
+    let sim = Sim::new(7);
+    let (in_flight_ticks_max, in_flight_bytes_max) = (1000, 10 << 10);
+    let options = EngineOptions { in_flight_ticks_max, in_flight_bytes_max, ..options() };
+    let mut world = world_with(&sim, options);
+    assert!(world.settle());
+    let mut waits = 0;
+    for _ in 0..50 {
+        drop(world.produce("a", 0, &["x".repeat(300)]));
+        // The disk stands still.
+        if let Step::Wait { until: None, on_append: false } = world.line.step() {
+            waits += 1;
+        }
+    }
+    assert!(waits > 20, "{waits}");
+    assert!(world.settle());
+    assert_eq!(
+        world.records("a_sum_dlq", 0).len(),
+        50,
+        "{:?} {:?}",
+        world.line.step(),
+        world.shared.status()
+    );
+}
+
+#[test]
+fn a_topic_that_was_made_anew_is_not_taken_for_the_old_one() {
+    let sim = Sim::new(8);
+    let mut world = world(&sim);
+    drop(world.produce("a", 0, &values(&[1, 2, 3])));
+    assert!(world.settle());
+    world.log.delete_topic(&name("a")).unwrap();
+    world.topic("a", 2).unwrap();
+    drop(world.produce("a", 0, &values(&[4])));
+    assert!(world.settle());
+    let PipelineState::Failed { error } = state(&world, "a_sum") else { panic!() };
+    assert!(error.contains("a-0") && error.contains("made anew"), "{error}");
 }

@@ -1,6 +1,13 @@
 //! The handle and its thread, as servers use them.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    path::Path,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use afflux_codec::json;
 use afflux_env::sim::Sim;
@@ -74,6 +81,7 @@ async fn a_served_engine_defines_reads_follows_and_stops() {
     assert_eq!(engine.status()[0].state, PipelineState::Live);
     assert_eq!(engine.status()[0].counters.records_in, 20);
     engine.shutdown().await;
+    assert_eq!(engine.halted().await, "shut down");
     assert!(matches!(follower.next().await, Err(EngineError::Halted(_))));
     assert!(matches!(engine.pin(&[view]).await, Err(EngineError::Halted(_))));
     let late = engine.execute(Statement::Describe { name: "total".to_owned() }).await;
@@ -113,4 +121,42 @@ async fn a_reader_does_not_wait_for_ever() {
     let shared = crate::engine::shared(sim.env(), log, options).unwrap();
     let error = shared.pin(&[view]).await.unwrap_err();
     assert!(matches!(&error, EngineError::CatchingUp { view, .. } if view == "total"), "{error}");
+}
+
+#[tokio::test]
+async fn followers_read_the_log_in_turns_and_elsewhere() {
+    let sim = Sim::new(3);
+    let options = EngineOptions { recent_bytes_max: 1, ..EngineOptions::default() };
+    let (log, engine) = open(&sim, options);
+    log.ensure_topic(&TopicSpec { name: name("s"), partitions: 1 }).unwrap();
+    sql(
+        &engine,
+        "CREATE SOURCE s (v BIGINT) WITH (topic = 's', format = 'json');
+         CREATE MATERIALIZED VIEW all_v AS SELECT v FROM s;",
+    )
+    .await
+    .unwrap();
+    let view = engine.catalog().find("all_v").unwrap().id;
+    engine.pin(&[view]).await.unwrap();
+    let mut slow = engine.follow(view, None).unwrap();
+    assert!(matches!(slow.next().await.unwrap(), Event::Snapshot { last: true, .. }));
+    let mut fast = engine.follow(view, slow.token()).unwrap();
+    for value in 0..5 {
+        produce(&log, value).await;
+        // The newest frame is in memory.
+        assert!(matches!(fast.next().await.unwrap(), Event::Changes { .. }));
+    }
+    let all = crate::follow::LOG_READERS_MAX as u32;
+    let turns = engine.log_readers().acquire_many_owned(all).await.unwrap();
+    {
+        let mut next = pin!(slow.next());
+        let polled = poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx)));
+        assert!(polled.await.is_pending(), "it is not its turn");
+    }
+    drop(turns);
+    for value in 0..5 {
+        let Event::Changes { changes, .. } = slow.next().await.unwrap() else { panic!() };
+        assert_eq!(json::rows(&changes.batch), [format!("{{\"v\":{value}}}")]);
+    }
+    engine.shutdown().await;
 }

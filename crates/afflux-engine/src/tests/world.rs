@@ -51,6 +51,7 @@ pub(crate) fn options() -> EngineOptions {
         in_flight_ticks_max: 4,
         recent_bytes_max: 2 << 10,
         follow_bytes_max: 64,
+        history_bytes_min: 1 << 20,
         snapshot_bytes_min: 4 << 10,
         snapshot_step_bytes_max: 256,
         ..EngineOptions::default()
@@ -67,7 +68,15 @@ impl World {
     }
 
     pub(crate) fn open_with(sim: &Sim, options: EngineOptions) -> Result<Self, String> {
-        let log = EmbeddedLog::open_stepped(&sim.env(), Path::new("/data"), log_options())
+        Self::open_as(sim, log_options(), options)
+    }
+
+    pub(crate) fn open_as(
+        sim: &Sim,
+        log_options: LogOptions,
+        options: EngineOptions,
+    ) -> Result<Self, String> {
+        let log = EmbeddedLog::open_stepped(&sim.env(), Path::new("/data"), log_options)
             .map_err(|error| error.to_string())?;
         let log = Arc::new(log);
         let stepped = Arc::clone(&log);
@@ -142,10 +151,19 @@ impl World {
 
     /// All durable records of a partition.
     pub(crate) fn records(&self, topic: &str, partition: i32) -> Vec<Record> {
+        self.records_from(topic, partition, Offset::ZERO)
+    }
+
+    /// All durable records of a partition from an offset on.
+    pub(crate) fn records_from(
+        &self,
+        topic: &str,
+        partition: i32,
+        mut from: Offset,
+    ) -> Vec<Record> {
         let partition = TopicPartition::new(name(topic), partition);
         let end = self.log.bounds(&partition).unwrap().durable;
         let mut records = Vec::new();
-        let mut from = Offset::ZERO;
         while from < end {
             let read =
                 self.log.read(&partition, from, end, 1 << 20, Isolation::Uncommitted).unwrap();

@@ -134,7 +134,8 @@ impl FakeNode {
             }
             Statement::CreateView(view) => {
                 let plan = afflux_sql::plan_view(&view.query, &state.catalog)?;
-                let kind = ObjectKind::View(View { plan });
+                let kind =
+                    ObjectKind::View(View { plan, starts: std::collections::BTreeMap::new() });
                 let object = Object { id, name: view.name, sql: view.sql, kind };
                 (Change::Create(Box::new(object)), "CREATE MATERIALIZED VIEW")
             }
