@@ -137,7 +137,12 @@ impl<'a> Run<'a> {
     /// machine stops meanwhile.
     fn ready(&mut self) -> bool {
         if self.world.is_none() {
-            let options = EngineOptions { history_bytes_min: self.history_bytes_min, ..options() };
+            let options = EngineOptions {
+                history_bytes_min: self.history_bytes_min,
+                snapshot_bytes_min: 512,
+                snapshot_step_bytes_max: 1 << 10,
+                ..options()
+            };
             let Ok(world) = World::open_with(&self.sim, options) else { return false };
             let ready =
                 world.topic("orders", PARTITIONS as i32).and_then(|()| world.sql(SQL)).is_ok();
@@ -266,7 +271,7 @@ impl<'a> Run<'a> {
 
 #[test]
 fn a_crash_at_any_write_or_sync_changes_nothing() {
-    let inputs = inputs(&SimRandom::new(1), 120);
+    let inputs = inputs(&SimRandom::new(1), 150);
     let new = |seed| Run { history_bytes_min: 0, ..Run::new(seed, &inputs) };
     let mut calm = new(1);
     calm.finish(&SimRandom::new(2));
@@ -277,7 +282,10 @@ fn a_crash_at_any_write_or_sync_changes_nothing() {
     assert!(snapshots > 0, "the run is long enough for snapshots");
     for topic in [ddl::pipeline_topic, ddl::snapshot_topic] {
         let start = |view| world.log.bounds(&sole_partition(&topic(world.id(view)))).unwrap().start;
-        assert!(VIEWS.iter().any(|view| start(view) > Offset::ZERO), "it is long enough for trims");
+        assert!(
+            VIEWS.iter().any(|view| start(view) > Offset::ZERO),
+            "{snapshots} are enough for trims"
+        );
     }
     let mut crashes = 0;
     for operation in [Operation::Write, Operation::Sync] {
