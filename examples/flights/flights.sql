@@ -1,7 +1,7 @@
 -- The flights that left New York in 2013, as they happen. See README.md beside this file.
 
 -- A record when a plane leaves. A record's event time is `ts`; those of one partition come in
--- order, so the watermark need not stay behind.
+-- order, so the minute by which the watermark stays behind is more than it needs.
 CREATE SOURCE departures (
     ts        TIMESTAMP NOT NULL,
     carrier   VARCHAR   NOT NULL,

@@ -63,6 +63,7 @@ const JAVA_CLIENTS_PROJECT: &str = include_str!("java-clients.xml");
 
 /// Programs that tests run, and the Debian package that has each.
 const PROGRAMS: &[(&str, &str)] = &[
+    ("curl", "curl"),
     ("kcat", "kcat"),
     ("psql", "postgresql-client"),
     ("chromium", "chromium"),

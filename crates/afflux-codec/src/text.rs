@@ -201,8 +201,8 @@ fn days_of(year: i32, month: i32, day: i32) -> i32 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
-/// The inverse of [`days_of`].
-fn civil(days: i64) -> (i64, i64, i64) {
+/// Year, month and day of a day counted from 1970-01-01, in the proleptic Gregorian calendar.
+pub fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let of_era = days.rem_euclid(146_097);

@@ -2,25 +2,29 @@
 //!
 //! 1. The reader cuts frames off the byte stream. A frame's length is checked before anything is
 //!    reserved for it, and room is reserved as its bytes arrive.
-//! 2. A whole frame is paid for from the node's budget of request bytes; while that is used up,
-//!    nothing more is read, and the client feels it. So it does while the log's own queue is full.
+//! 2. A frame is paid for from the node's budget of request bytes as soon as it is announced, for
+//!    what has come of it takes memory too; while the budget is used up, nothing more is read, and
+//!    the client feels it. So it does while the log's own queue is full.
 //! 3. Each request is begun in the order in which it came (a produce request is in the log's
 //!    hands then) and queued, at most [`IN_FLIGHT_MAX`] of them.
-//! 4. The writer answers in the same order, each answer once it is there.
+//! 4. The writer answers in the same order, each answer once it is there. A client that takes
+//!    nothing of its answer for [`crate::Options::stall_max`] is disconnected.
 //!
 //! Whatever is wrong with a request ends its connection and none other, with a line in the log
 //! that names the client: the protocol has no other way to say so.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use afflux_env::Connection;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
 };
 
 use crate::{
+    Options,
     broker::{self, Broker, Outcome, Pending},
     wire::Answer,
 };
@@ -39,6 +43,8 @@ struct InFlight {
     pending: Pending,
     /// Its part of the budget, given back with the answer.
     _paid: OwnedSemaphorePermit,
+    /// As long as there is one, the connection is not idle.
+    _busy: Arc<()>,
 }
 
 /// How a connection ended.
@@ -48,6 +54,10 @@ enum Ended {
     TooLong(i64, usize),
     #[error("the request stopped coming in the middle")]
     Stalled,
+    #[error("the client does not take its answer")]
+    Unread,
+    #[error("no request came for a long time")]
+    Idle,
     #[error("{0}")]
     Request(String),
     #[error(transparent)]
@@ -66,7 +76,7 @@ pub(crate) async fn serve(
     let mut client = String::new();
     let ended = {
         let reading = read(&broker, &budget, reader, peer, queue, &mut client);
-        let writing = write(writer, queued);
+        let writing = write(writer, queued, broker.options.stall_max);
         tokio::pin!(reading, writing);
         tokio::select! {
             // The client has gone: nobody is left to answer.
@@ -77,7 +87,9 @@ pub(crate) async fn serve(
     };
     match ended {
         Ok(()) => {}
-        Err(Ended::Io(error)) => tracing::debug!(%peer, client, %error, "connection ended"),
+        Err(error @ (Ended::Io(_) | Ended::Idle)) => {
+            tracing::debug!(%peer, client, %error, "connection ended");
+        }
         Err(error) => tracing::warn!(%peer, client, %error, "connection closed"),
     }
 }
@@ -93,23 +105,19 @@ async fn read(
 ) -> Result<(), Ended> {
     let mut shutdown = broker.shutdown.clone();
     let mut buffer = BytesMut::new();
+    let busy = Arc::new(());
     loop {
-        let frame = tokio::select! {
-            frame = next_frame(broker, &mut reader, &mut buffer) => frame?,
+        let (frame, paid) = tokio::select! {
+            frame = next_frame(broker, budget, &mut reader, &mut buffer, &busy) => frame?,
             _ = shutdown.wait_for(|stopping| *stopping) => return Ok(()),
         };
         if client.is_empty() {
             *client = client_of(&frame);
         }
-        let cost = frame.len().div_ceil(BUDGET_UNIT_BYTES).max(1);
-        let paid = Arc::clone(budget)
-            .acquire_many_owned(cost as u32)
-            .await
-            .map_err(|error| Ended::Request(error.to_string()))?;
         broker.log.ready().await;
         let pending = broker::receive(broker, peer, frame)
             .map_err(|error| Ended::Request(error.to_string()))?;
-        if queue.send(InFlight { pending, _paid: paid }).await.is_err() {
+        if queue.send(InFlight { pending, _paid: paid, _busy: Arc::clone(&busy) }).await.is_err() {
             return Ok(());
         }
     }
@@ -119,10 +127,11 @@ async fn read(
 async fn write(
     mut writer: impl AsyncWrite + Unpin,
     mut queued: mpsc::Receiver<InFlight>,
+    stall_max: Duration,
 ) -> Result<(), Ended> {
     while let Some(in_flight) = queued.recv().await {
         match in_flight.pending.await {
-            Outcome::Respond(answer) => write_answer(&mut writer, answer).await?,
+            Outcome::Respond(answer) => write_answer(&mut writer, answer, stall_max).await?,
             Outcome::Silent => {}
             Outcome::Close(reason) => return Err(Ended::Request(reason)),
         }
@@ -131,14 +140,20 @@ async fn write(
     Ok(())
 }
 
-async fn write_answer(writer: &mut (impl AsyncWrite + Unpin), answer: Answer) -> io::Result<()> {
+async fn write_answer(
+    writer: &mut (impl AsyncWrite + Unpin),
+    answer: Answer,
+    stall_max: Duration,
+) -> Result<(), Ended> {
     let mut pieces: std::collections::VecDeque<Bytes> = answer.into_pieces().into();
     while !pieces.is_empty() {
         let slices: Vec<io::IoSlice<'_>> =
             pieces.iter().take(64).map(|piece| io::IoSlice::new(piece)).collect();
-        let mut written = writer.write_vectored(&slices).await?;
+        let mut written = timeout(stall_max, writer.write_vectored(&slices))
+            .await
+            .map_err(|_| Ended::Unread)??;
         if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+            return Err(io::Error::from(io::ErrorKind::WriteZero).into());
         }
         while let Some(first) = pieces.front_mut() {
             if written < first.len() {
@@ -149,49 +164,53 @@ async fn write_answer(writer: &mut (impl AsyncWrite + Unpin), answer: Answer) ->
             pieces.pop_front();
         }
     }
-    writer.flush().await
+    Ok(writer.flush().await?)
 }
 
-/// The next whole frame, without its length.
+/// The next whole frame, without its length, and what was paid for it.
 async fn next_frame(
     broker: &Broker,
+    budget: &Arc<Semaphore>,
     reader: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
-) -> Result<Bytes, Ended> {
-    // Between requests a client may be silent for as long as it likes.
+    busy: &Arc<()>,
+) -> Result<(Bytes, OwnedSemaphorePermit), Ended> {
+    let Options { stall_max, idle_max, frame_bytes_max, .. } = broker.options;
     while buffer.is_empty() {
         buffer.reserve(READ_BYTES);
-        fill(reader, buffer).await?;
+        match timeout(idle_max, fill(reader, buffer)).await {
+            Ok(filled) => filled?,
+            // Who waits for an answer is not idle.
+            Err(_) if Arc::strong_count(busy) > 1 => {}
+            Err(_) => return Err(Ended::Idle),
+        }
     }
-    let rest = rest_of_frame(broker, reader, buffer);
-    match tokio::time::timeout(broker.options.stall_max, rest).await {
-        Ok(frame) => frame,
-        Err(_) => Err(Ended::Stalled),
-    }
-}
-
-async fn rest_of_frame(
-    broker: &Broker,
-    reader: &mut (impl AsyncRead + Unpin),
-    buffer: &mut BytesMut,
-) -> Result<Bytes, Ended> {
-    while buffer.len() < 4 {
-        buffer.reserve(READ_BYTES);
-        fill(reader, buffer).await?;
-    }
-    let announced = i32::from_be_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
-    let most = broker.options.frame_bytes_max;
+    let announced = timeout(stall_max, async {
+        while buffer.len() < 4 {
+            buffer.reserve(READ_BYTES);
+            fill(reader, buffer).await?;
+        }
+        Ok::<_, Ended>(buffer.get_i32())
+    });
+    let announced = announced.await.map_err(|_| Ended::Stalled)??;
     let length = usize::try_from(announced)
         .ok()
-        .filter(|length| *length <= most)
-        .ok_or(Ended::TooLong(i64::from(announced), most))?;
-    while buffer.len() < 4 + length {
-        let missing = 4 + length - buffer.len();
-        buffer.reserve(missing.clamp(READ_BYTES, RESERVE_BYTES_MAX));
-        fill(reader, buffer).await?;
-    }
-    buffer.advance(4);
-    Ok(buffer.split_to(length).freeze())
+        .filter(|length| *length <= frame_bytes_max)
+        .ok_or(Ended::TooLong(i64::from(announced), frame_bytes_max))?;
+    let cost = length.div_ceil(BUDGET_UNIT_BYTES).max(1);
+    let paid = Arc::clone(budget)
+        .acquire_many_owned(cost as u32)
+        .await
+        .map_err(|error| Ended::Request(error.to_string()))?;
+    let frame = timeout(stall_max, async {
+        while buffer.len() < length {
+            let missing = length - buffer.len();
+            buffer.reserve(missing.clamp(READ_BYTES, RESERVE_BYTES_MAX));
+            fill(reader, buffer).await?;
+        }
+        Ok::<_, Ended>(buffer.split_to(length).freeze())
+    });
+    Ok((frame.await.map_err(|_| Ended::Stalled)??, paid))
 }
 
 /// Reads what there is; an error at the end of the stream.
@@ -211,4 +230,26 @@ fn client_of(frame: &[u8]) -> String {
     let length = usize::try_from(i16::from_be_bytes(*length)).unwrap_or(0);
     let shown = rest.get(..length.min(SHOWN_BYTES_MAX)).unwrap_or_default();
     String::from_utf8_lossy(shown).escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let (mut client, mut server) = tokio::io::duplex(16);
+        let answer = || Answer::framed(vec![Bytes::from(vec![7; 60])]);
+        let patience = Duration::from_millis(20);
+        let ended = write_answer(&mut server, answer(), patience).await;
+        assert!(matches!(ended, Err(Ended::Unread)), "{ended:?}");
+        // One that is slow but takes it gets all of it.
+        let mut taken = vec![0; 16 + 64];
+        let (written, read) = tokio::join!(
+            write_answer(&mut server, answer(), Duration::from_mins(1)),
+            client.read_exact(&mut taken)
+        );
+        assert!(written.is_ok() && read.is_ok());
+        assert_eq!(taken[16..20], 60_i32.to_be_bytes());
+    }
 }

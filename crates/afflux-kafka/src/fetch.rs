@@ -1,8 +1,8 @@
 //! Fetch: reads durable batches, waiting for them if there are too few.
 //!
 //! 1. Each partition's bounds say whether there is anything to read; only then is it read.
-//! 2. With fewer bytes than the client wants, the answer waits until more became durable, the
-//!    client's patience ends, or the node stops.
+//! 2. With fewer bytes than the client wants, though there was room for more, the answer waits
+//!    until more became durable, the client's patience ends, or the node stops.
 //! 3. The answer is encoded around the batches, which are passed on where they lie.
 //!
 //! Sessions are declined (the answer's session is 0): with one node a client's list of partitions
@@ -11,7 +11,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use afflux_log::{Batches, EmbeddedLog, Isolation, Log as _, error::ReadError};
+use afflux_log::{Batches, Bounds, EmbeddedLog, Isolation, Log as _, error::ReadError};
 use afflux_types::{Offset, TopicPartition};
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{ResponseError, messages::FetchRequest, protocol::StrBytes};
@@ -67,7 +67,10 @@ pub(crate) async fn answer(
         durable.borrow_and_update();
         let got = read(broker, &topics, bytes_max, isolation).await;
         let bytes: usize = got.iter().flatten().flat_map(|got| &got.batches).map(Bytes::len).sum();
-        if bytes >= bytes_min || got.iter().any(Result::is_err) || patience.is_elapsed() {
+        // What there was no room for now has none after a wait either.
+        let is_full = got.iter().flatten().any(|got| got.next < end(&got.bounds, isolation));
+        let is_settled = is_full || got.iter().any(Result::is_err);
+        if bytes >= bytes_min || is_settled || patience.is_elapsed() {
             return encode(context, 0, &topics, got);
         }
         tokio::select! {
@@ -145,13 +148,18 @@ fn look(
 ) -> Result<(Batches, bool), ResponseError> {
     let partition = wanted.at.as_ref().map_err(|error| *error)?;
     let bounds = log.bounds(partition).map_err(|error| code::of_read(&error))?;
-    let end = if isolation == Isolation::Committed { bounds.stable } else { bounds.durable };
+    let end = end(&bounds, isolation);
     // Between the stable end and the durable one there is nothing to show yet, but no error.
     if wanted.from < bounds.start || wanted.from > bounds.durable {
         return Err(ResponseError::OffsetOutOfRange);
     }
     let empty = Batches { batches: Vec::new(), next: wanted.from, bounds };
     Ok((empty, wanted.from < end))
+}
+
+/// Behind the last record that may be shown.
+pub(crate) fn end(bounds: &Bounds, isolation: Isolation) -> Offset {
+    if isolation == Isolation::Committed { bounds.stable } else { bounds.durable }
 }
 
 /// Reads one partition within the room that is left. The first batch of the first partition that
@@ -170,6 +178,7 @@ fn read_one(
     let bytes: usize = got.batches.iter().map(Bytes::len).sum();
     if bytes > most && !*is_first {
         got.batches.clear();
+        got.next = wanted.from;
     } else if bytes > 0 {
         *is_first = false;
         *room = room.saturating_sub(bytes);
@@ -291,7 +300,6 @@ impl Encoder {
 
 #[cfg(test)]
 mod tests {
-    use afflux_log::Bounds;
     use bytes::Buf;
     use kafka_protocol::{
         messages::{FetchResponse, ResponseHeader},

@@ -15,6 +15,9 @@
 //! shift everything behind it. The served versions have such fields only at the very end of
 //! Fetch, where nothing with a count follows; the tests hold that.
 
+/// The longest string: Kafka's limit, also where a longer length could be written.
+const TEXT_BYTES_MAX: usize = i16::MAX as usize;
+
 /// A request that can not be what it says it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MalformedRequest {
@@ -24,6 +27,9 @@ pub(crate) enum MalformedRequest {
     /// A length below -1.
     #[error("a length is negative")]
     Negative,
+    /// A string longer than Kafka's strings are.
+    #[error("a string has more than {TEXT_BYTES_MAX} bytes")]
+    LongText,
 }
 
 /// A field, and the versions that have it.
@@ -107,6 +113,9 @@ impl Walk<'_> {
             Kind::Fixed(bytes) => self.skip(*bytes),
             Kind::Text => {
                 let length = if self.flexible { self.compact()? } else { self.short()? };
+                if length > TEXT_BYTES_MAX {
+                    return Err(MalformedRequest::LongText);
+                }
                 self.skip(length)
             }
             Kind::Bytes => {

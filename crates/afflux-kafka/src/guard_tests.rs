@@ -20,7 +20,7 @@ use proptest::{prelude::*, test_runner::TestRng};
 
 use super::*;
 use crate::{
-    api::{Api, SERVED},
+    api::{self, Api, SERVED},
     wire,
 };
 
@@ -248,6 +248,26 @@ fn a_count_that_the_bytes_can_not_fill_is_refused() {
             }
         }
     }
+}
+
+#[test]
+fn strings_are_no_longer_than_kafkas() {
+    // ListGroups has a list of strings; version 4 is the first flexible one.
+    let api = api::find(ApiKey::ListGroups as i16).unwrap();
+    let check = |bytes: usize, expected: Result<(), MalformedRequest>| {
+        let mut body = BytesMut::from(&[2][..]);
+        let mut length = bytes + 1;
+        while length >= 0x80 {
+            body.put_u8(length as u8 | 0x80);
+            length >>= 7;
+        }
+        body.put_u8(length as u8);
+        body.put_bytes(b'x', bytes);
+        body.put_u8(0);
+        assert_eq!(walk(api, 4, &body), expected, "{bytes} bytes");
+    };
+    check(32_767, Ok(()));
+    check(32_768, Err(MalformedRequest::LongText));
 }
 
 /// Decodes what the guard lets through, and looks at what that takes.

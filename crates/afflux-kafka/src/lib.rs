@@ -33,7 +33,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use afflux_env::{Env, Listener};
 use afflux_log::{EmbeddedLog, error::ReadError};
 use afflux_record::BatchError;
-use afflux_types::{Classified, ErrorKind, Offset};
+use afflux_types::{Classified, ErrorKind, Offset, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use tokio::{
     sync::{Semaphore, watch},
@@ -65,8 +65,12 @@ pub struct Options {
     pub fetch_bytes_max: usize,
     /// The most connections; more wait to be accepted.
     pub connections_max: usize,
-    /// How long a request may take from its first byte to its last.
+    /// How long a request may take from its first byte to its last, and how long a client may take
+    /// nothing of its answer.
     pub stall_max: Duration,
+    /// How long a connection may be without a request. Clients connect again by themselves, and
+    /// one that is gone without a word must not keep its place.
+    pub idle_max: Duration,
     /// How long a group that was empty waits for members that start together.
     pub group_initial_delay: Duration,
     /// The shortest session that a member of a group may ask for.
@@ -85,6 +89,7 @@ impl Default for Options {
             fetch_bytes_max: 8 << 20,
             connections_max: 4096,
             stall_max: Duration::from_mins(1),
+            idle_max: Duration::from_mins(10),
             group_initial_delay: Duration::from_millis(200),
             group_session_min: Duration::from_secs(6),
         }
@@ -143,6 +148,11 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(options.connections_max));
     let mut stopping = shutdown.clone();
     let broker = Arc::new(Broker { env, log, options, host, port, groups, shutdown });
+    // A crash may have come between the end of a topic and that of what was committed for it.
+    let is_gone = |topic: &TopicName| broker.log.topic(topic).is_none();
+    if let Err(error) = Groups::forget_topics(&broker, is_gone).await {
+        tracing::error!(%error, "what groups committed for topics that are gone still stands");
+    }
 
     let mut connections = JoinSet::new();
     let coordinating = tokio::spawn({

@@ -15,6 +15,7 @@ use kafka_protocol::{
 use crate::{
     broker::{Broker, Context},
     code,
+    fetch::end,
     produce::leader_epoch,
 };
 
@@ -97,7 +98,7 @@ fn look(
     isolation: Isolation,
 ) -> Result<Result<Found, ResponseError>, ReadError> {
     let bounds = log.bounds(partition)?;
-    let end = if isolation == Isolation::Committed { bounds.stable } else { bounds.durable };
+    let end = end(&bounds, isolation);
     let record = |found: Option<(Offset, Timestamp)>| {
         found.filter(|(offset, _)| *offset < end).map(|(offset, time)| (offset, Some(time)))
     };

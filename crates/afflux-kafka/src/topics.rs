@@ -133,15 +133,20 @@ pub(crate) async fn delete(
     DeleteTopicsResponse::default().with_responses(results)
 }
 
+/// Comes to its end, also if its client does not wait for that.
 async fn delete_one(broker: &Arc<Broker>, topic: &Topic) -> Result<(), Refusal> {
-    let log = Arc::clone(&broker.log);
-    let name = topic.name.clone();
-    match tokio::task::spawn_blocking(move || log.delete_topic(&name)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err((code::of_topic(&error), error.to_string())),
-        Err(error) => return Err((ResponseError::UnknownServerError, error.to_string())),
-    }
-    Groups::forget_topic(broker, &topic.name)
-        .await
-        .map_err(|error| (error, "the topic is gone, but not what groups committed for it".into()))
+    let (broker, name) = (Arc::clone(broker), topic.name.clone());
+    let deleting = tokio::spawn(async move {
+        let _held = broker.groups.hold_commits().await;
+        let (log, gone) = (Arc::clone(&broker.log), name.clone());
+        match tokio::task::spawn_blocking(move || log.delete_topic(&gone)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err((code::of_topic(&error), error.to_string())),
+            Err(error) => return Err((ResponseError::UnknownServerError, error.to_string())),
+        }
+        Groups::forget_topics(&broker, |topic| *topic == name).await.map_err(|error| {
+            (error, "the topic is gone, but not what groups committed for it".into())
+        })
+    });
+    deleting.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -410,7 +410,11 @@ fn the_first_batch_comes_however_large_it_is() {
     let mut second = request.topics[0].partitions[0].clone();
     second.partition = 1;
     request.topics[0].partitions.push(second);
+    // More is wanted than fits, so there is nothing to wait for.
+    (request.min_bytes, request.max_wait_ms) = (1 << 20, 20_000);
+    let started = Instant::now();
     let response = client.call(4, &request);
+    assert!(started.elapsed() < Duration::from_secs(20), "it is full, and was held back");
     let sizes: Vec<usize> = response.responses[0]
         .partitions
         .iter()
@@ -555,6 +559,17 @@ fn clients_are_told_the_advertised_address() {
     };
     check(None, None);
     check(Some(("kafka.example".to_owned(), 9_999)), Some(("kafka.example", 9_999)));
+}
+
+#[test]
+fn idle_connections_end_but_not_those_that_wait() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { idle_max: Duration::from_millis(500), ..Options::default() };
+    let server = Server::start_with(directory.path(), options);
+    let mut client = Client::connect(&server);
+    create(&mut client, "t");
+    assert_eq!(code_of(&client.call(4, &fetch("t", 0, 0, 1_500))), 0);
+    assert!(client.is_closed());
 }
 
 #[test]

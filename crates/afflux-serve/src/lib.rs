@@ -34,7 +34,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use engine::TopicList;
 pub use error::{Position, QueryError};
-pub use http::AllowedOrigins;
 
 /// How long answers may take to end once the node stops.
 const GRACE: Duration = Duration::from_secs(5);
@@ -46,14 +45,16 @@ pub struct ServeOptions {
     pub postgres: SocketAddr,
     /// The HTTP listener's address; port 0 for any free one.
     pub http: SocketAddr,
-    /// What browsers may use beside the node's own address.
-    pub allowed: AllowedOrigins,
+    /// Names that HTTP clients may know the node by, beside loopback names and its address.
+    pub http_hosts: Vec<String>,
     /// How many connections each listener serves at once.
     pub connections_max: usize,
     /// The longest message of a Postgres client, in bytes.
     pub message_bytes_max: usize,
     /// The longest body of an HTTP request, in bytes.
     pub body_bytes_max: usize,
+    /// How long the body of an HTTP request may take to come.
+    pub body_time_max: Duration,
     /// How long a statement may run unless its session says otherwise; none for ever.
     pub statement_timeout: Option<Duration>,
     /// What all reads together may use for sorting, joining and grouping, in bytes.
@@ -66,10 +67,11 @@ impl Default for ServeOptions {
         Self {
             postgres: SocketAddr::from(([127, 0, 0, 1], 5433)),
             http: SocketAddr::from(([127, 0, 0, 1], 8080)),
-            allowed: AllowedOrigins::default(),
+            http_hosts: Vec::new(),
             connections_max: 1_000,
             message_bytes_max: 16 << 20,
             body_bytes_max: 1 << 20,
+            body_time_max: Duration::from_secs(30),
             statement_timeout: Some(Duration::from_mins(1)),
             read_memory_bytes_max: 256 << 20,
         }

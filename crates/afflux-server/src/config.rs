@@ -13,6 +13,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where to listen. Port 0 is any free one.
     pub listen: Addresses,
+    /// Host and port that Kafka clients are told to connect to; none for where the node listens.
+    pub kafka_advertised: Option<(String, u16)>,
+    /// Names that HTTP clients may know the node by, beside loopback names and its address.
+    pub http_hosts: Vec<String>,
     /// Receives the bound addresses as JSON once the node serves.
     pub ready_file: Option<PathBuf>,
     /// For tests: when to end the process by SIGKILL.

@@ -54,7 +54,10 @@ impl Node {
                 address: addresses.kafka,
                 source,
             })?;
-        let options = afflux_kafka::Options::default();
+        let options = afflux_kafka::Options {
+            advertised: config.kafka_advertised,
+            ..afflux_kafka::Options::default()
+        };
         let kafka = tokio::spawn(afflux_kafka::serve(
             env.clone(),
             Arc::clone(&log),
@@ -65,6 +68,7 @@ impl Node {
         let options = ServeOptions {
             postgres: addresses.postgres,
             http: addresses.http,
+            http_hosts: config.http_hosts,
             ..ServeOptions::default()
         };
         let topics = listed_topics(Arc::clone(&log));

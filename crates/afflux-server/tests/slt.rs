@@ -126,6 +126,8 @@ async fn run(file: &str) {
     let dir = tempfile::tempdir().expect("a directory");
     let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     let node = Node::start(Config {
+        kafka_advertised: None,
+        http_hosts: Vec::new(),
         data_dir: dir.path().to_owned(),
         listen: Addresses { kafka: any, postgres: any, http: any },
         ready_file: None,

@@ -2,6 +2,7 @@
 //! all come from here.
 
 use std::{
+    fmt,
     net::{SocketAddr, ToSocketAddrs},
     path::PathBuf,
 };
@@ -44,7 +45,8 @@ pub(crate) enum Command {
     #[command(after_help = "\
 Examples:
   afflux up
-  afflux up --data-dir /var/lib/afflux --http 0.0.0.0:8080
+  afflux up --data-dir /var/lib/afflux --http 0.0.0.0:8080 --http-host streams.example.com
+  afflux up --kafka 0.0.0.0:9092 --kafka-advertised streams.example.com:9092
   afflux up --kafka 127.0.0.1:0 --postgres 127.0.0.1:0 --http 127.0.0.1:0 --ready-file node.json
 
 The ready file is written, whole, once the node serves:
@@ -120,6 +122,12 @@ pub(crate) struct UpArgs {
     pub(crate) data_dir: PathBuf,
     #[command(flatten)]
     pub(crate) listen: ListenArgs,
+    /// Where Kafka clients are told to connect [default: where the node listens]
+    #[arg(long, value_name = "HOST:PORT", env = "AFFLUX_KAFKA_ADVERTISED", value_parser = advertised)]
+    pub(crate) kafka_advertised: Option<HostPort>,
+    /// A name by which HTTP clients may know the node, beside its address; may be repeated
+    #[arg(long, value_name = "NAME", env = "AFFLUX_HTTP_HOST", value_delimiter = ',')]
+    pub(crate) http_host: Vec<String>,
     /// Write the bound addresses here as JSON once the node serves
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
@@ -363,11 +371,41 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
+/// Of several addresses of a name the first of version 4, where clients look first, too.
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    text.to_socket_addrs()
-        .ok()
-        .and_then(|mut addresses| addresses.next())
-        .ok_or_else(|| "expected HOST:PORT, such as 127.0.0.1:9092".to_owned())
+    let addresses: Vec<_> = text.to_socket_addrs().into_iter().flatten().collect();
+    let found = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    found.copied().ok_or_else(|| "expected HOST:PORT, such as 127.0.0.1:9092".to_owned())
+}
+
+/// A place as somebody else sees it: nothing is looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostPort {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+fn advertised(text: &str) -> Result<HostPort, String> {
+    let expected = || "expected HOST:PORT, such as streams.example.com:9092".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = bare.unwrap_or(host);
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let legal_v6 = |c: char| c.is_ascii_hexdigit() || matches!(c, ':' | '.');
+    let is_host = !host.is_empty()
+        && host.len() <= 255
+        && if bare.is_some() { host.chars().all(legal_v6) } else { host.chars().all(legal) };
+    match port.parse() {
+        Ok(port @ 1..) if is_host => Ok(HostPort { host: host.to_owned(), port }),
+        _ => Err(expected()),
+    }
 }
 
 fn speed(text: &str) -> Result<Speed, String> {
@@ -402,6 +440,26 @@ mod tests {
         check("NaN", None);
         check("inf", None);
         check("fast", None);
+    }
+
+    #[test]
+    fn addresses_are_looked_up_but_for_those_of_others() {
+        // A machine may have ::1 for it as well, and in front.
+        assert_eq!(listen_address("localhost:1").unwrap().to_string(), "127.0.0.1:1");
+        assert_eq!(listen_address("[::1]:1").unwrap().to_string(), "[::1]:1");
+        let check = |text: &str, expected: Option<(&str, u16)>| {
+            let expected = expected.map(|(host, port)| HostPort { host: host.to_owned(), port });
+            assert_eq!(advertised(text).ok(), expected, "{text}");
+        };
+        check("streams.example.com:9092", Some(("streams.example.com", 9092)));
+        check("10.0.0.7:1", Some(("10.0.0.7", 1)));
+        check("[fd00::1]:9092", Some(("fd00::1", 9092)));
+        check("fd00::1:9092", None);
+        check("streams.example.com", None);
+        check("streams.example.com:0", None);
+        check(":9092", None);
+        check("a b:9092", None);
+        check("kafka://streams:9092", None);
     }
 
     #[test]

@@ -106,13 +106,24 @@ fn commit(consumer: &BaseConsumer, args: &ConsumeArgs) -> io::Result<()> {
     if args.group.is_none() {
         return Ok(());
     }
+    use rdkafka::types::RDKafkaErrorCode as Code;
     match consumer.commit_consumer_state(CommitMode::Sync) {
+        Ok(()) => Ok(()),
+        // Nothing new; or others came or went, and what was printed may be printed again by them.
         Err(error)
-            if error.rdkafka_error_code() != Some(rdkafka::types::RDKafkaErrorCode::NoOffset) =>
+            if matches!(
+                error.rdkafka_error_code(),
+                Some(
+                    Code::NoOffset
+                        | Code::RebalanceInProgress
+                        | Code::IllegalGeneration
+                        | Code::UnknownMemberId
+                )
+            ) =>
         {
-            Err(io::Error::other(format!("committing the group's offsets: {error}")))
+            Ok(())
         }
-        _ => Ok(()),
+        Err(error) => Err(io::Error::other(format!("committing the group's offsets: {error}"))),
     }
 }
 

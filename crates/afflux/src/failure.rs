@@ -70,19 +70,26 @@ impl Failure {
     /// Prints it where errors go and gives the status to exit with.
     pub(crate) fn report(&self) -> ExitCode {
         if self.status != Status::Interrupted {
-            let style = |text: &str, code: &str| {
-                if crate::terminal::colours_on_stderr() {
-                    format!("\x1b[{code}m{text}\x1b[0m")
-                } else {
-                    text.to_owned()
-                }
-            };
-            eprintln!("{}: {}", style("error", "1;31"), self.message);
+            eprintln!("{}: {}", styled("error", "1;31"), self.message);
             if let Some(hint) = &self.hint {
-                eprintln!("{}: {hint}", style("hint", "1;36"));
+                eprintln!("{}: {hint}", styled("hint", "1;36"));
             }
         }
         ExitCode::from(self.status as u8)
+    }
+}
+
+/// Tells of something that is no failure, but not what the user may expect either.
+pub(crate) fn warn(message: &str, hint: &str) {
+    eprintln!("{}: {message}", styled("warning", "1;33"));
+    eprintln!("{}: {hint}", styled("hint", "1;36"));
+}
+
+fn styled(text: &str, code: &str) -> String {
+    if crate::terminal::colours_on_stderr() {
+        format!("\x1b[{code}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
     }
 }
 

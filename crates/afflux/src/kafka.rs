@@ -21,7 +21,8 @@ pub(crate) fn config(address: &str) -> ClientConfig {
     config
         .set("bootstrap.servers", address)
         .set("client.id", "afflux")
-        .set("broker.address.family", "v4")
+        // A name is looked up as nodes do that listen at one: version 4 first.
+        .set("broker.address.family", if address.starts_with('[') { "v6" } else { "v4" })
         .set("socket.nagle.disable", "true")
         .set("reconnect.backoff.ms", "20")
         .set("reconnect.backoff.max.ms", "200");

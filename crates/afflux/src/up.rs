@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     args::UpArgs,
-    failure::{Failure, Status},
+    failure::{self, Failure, Status},
     interrupt::Signals,
 };
 
@@ -34,6 +34,8 @@ pub(crate) fn run(args: &UpArgs) -> Result<(), Failure> {
     let config = Config {
         data_dir: args.data_dir.clone(),
         listen: args.listen.addresses(),
+        kafka_advertised: args.kafka_advertised.clone().map(|place| (place.host, place.port)),
+        http_hosts: args.http_host.clone(),
         ready_file: args.ready_file.clone(),
         crash,
     };
@@ -52,11 +54,23 @@ async fn serve(config: Config, args: &UpArgs) -> Result<(), Failure> {
     if args.json {
         println!("{}", serde_json::to_string(&addresses).context("printing the addresses")?);
     } else {
-        println!("kafka:    {}", addresses.kafka);
+        let told = args.kafka_advertised.as_ref();
+        let told = told.map_or(String::new(), |place| format!(", clients are told {place}"));
+        println!("kafka:    {}{told}", addresses.kafka);
         println!("postgres: {}", addresses.postgres);
         println!("http:     http://{}/", addresses.http);
         println!("data:     {}", args.data_dir.display());
         println!("Ctrl-C stops the node.");
+    }
+    if addresses.kafka.ip().is_unspecified() && args.kafka_advertised.is_none() {
+        failure::warn(
+            &format!(
+                "Kafka clients are told to connect to localhost:{}, which is right on this \
+                 machine alone",
+                addresses.kafka.port()
+            ),
+            "name the address by which others reach it: --kafka-advertised HOST:PORT",
+        );
     }
     let end = tokio::select! {
         () = signals.next() => End::Signal,

@@ -2,7 +2,16 @@
 
 mod support;
 
-use std::{net::TcpListener, path::Path, process::Stdio};
+use std::{
+    io::Write,
+    net::{Shutdown, TcpListener, TcpStream},
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use serde_json::json;
 use support::{Node, afflux, run, run_with, up};
@@ -152,6 +161,68 @@ fn a_port_in_use_is_told_with_its_flag() {
 }
 
 #[test]
+fn kafka_clients_connect_where_they_are_told() {
+    // What the node advertises is a door in front of it.
+    let door = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = door.local_addr().expect("an address").to_string();
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::start_with(dir, &["--kafka-advertised", &address]);
+    let (passed, behind) = (Arc::new(AtomicU32::new(0)), node.kafka.clone());
+    let count = passed.clone();
+    std::thread::spawn(move || {
+        for client in door.incoming().map_while(Result::ok) {
+            count.fetch_add(1, Ordering::SeqCst);
+            let node = TcpStream::connect(&behind).expect("the node is there");
+            for (mut from, mut to) in [(&client, &node), (&node, &client)]
+                .map(|(from, to)| (from.try_clone().expect("one"), to.try_clone().expect("one")))
+            {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
+    node.run(&["topic", "create", "orders"]).ok();
+    run_with(&mut node.command(&["produce", "orders"]), "1\n2\n").ok();
+    assert_eq!(node.run(&["consume", "orders", "--from-beginning", "-n", "2"]).ok(), "1\n2\n");
+    assert!(passed.load(Ordering::SeqCst) > 0, "nobody came through the door");
+}
+
+#[test]
+fn listening_everywhere_needs_an_address_to_tell() {
+    let everywhere = |words: &[&str]| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut command = afflux();
+        command.args(["up", "--until-stdin-ends", "--data-dir"]).arg(dir.path().join("data"));
+        command.args(["--kafka", "0.0.0.0:0", "--postgres", "127.0.0.1:0"]);
+        run(command.args(["--http", "127.0.0.1:0"]).args(words))
+    };
+    let done = everywhere(&[]);
+    let told = "warning: Kafka clients are told to connect to localhost:";
+    assert!(done.err.contains(told) && done.err.contains("--kafka-advertised"), "{done:#?}");
+    done.ok();
+    let done = everywhere(&["--kafka-advertised", "streams.example.com:9092"]);
+    assert_eq!(done.err, "");
+    assert!(done.ok().contains(", clients are told streams.example.com:9092\n"));
+}
+
+#[test]
+fn a_node_answers_to_the_names_that_it_was_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::start_with(dir, &["--http-host", "streams.example.com"]);
+    let check = |host: &str, expected: &str| {
+        let mut stream = TcpStream::connect(&node.http).expect("it listens");
+        let request = format!("GET /health HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let answer = support::text(stream);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{host}: {answer}");
+    };
+    check("streams.example.com:8080", "200");
+    check("other.example.com:8080", "421");
+}
+
+#[test]
 fn a_data_directory_in_use_is_told() {
     let node = Node::start();
     run(&mut up(&node.dir.path().join("data"))).fails(4, &["error: ", "in use", "hint: "]);
@@ -262,6 +333,7 @@ fn wrong_command_lines_are_status_2() {
     let check = |words: &[&str]| run(afflux().args(words)).fails(2, &["error: "]);
     check(&["nothing"]);
     check(&["up", "--kafka", "nowhere"]);
+    check(&["up", "--kafka-advertised", "nowhere"]);
     check(&["demo", "--speed", "0"]);
     check(&["sql", "-c", "SELECT 1", "-f", "x"]);
     check(&["topic", "create", "t", "--partitions", "0"]);

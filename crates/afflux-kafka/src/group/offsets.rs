@@ -191,12 +191,15 @@ impl Offsets {
             .map(|(group, _)| group)
     }
 
-    /// Who stands where in a topic.
-    pub(crate) fn in_topic(&self, topic: &TopicName) -> Vec<(GroupId, TopicPartition)> {
+    /// Who stands where in some topics.
+    pub(crate) fn in_topics(
+        &self,
+        wanted: impl Fn(&TopicName) -> bool,
+    ) -> Vec<(GroupId, TopicPartition)> {
         let mut found = Vec::new();
         for (group, partitions) in &self.0 {
             for (partition, entry) in partitions {
-                if entry.committed.is_some() && partition.topic == *topic {
+                if entry.committed.is_some() && wanted(&partition.topic) {
                     found.push((group.clone(), partition.clone()));
                 }
             }
@@ -263,7 +266,8 @@ mod tests {
         offsets.apply(Offset(4), "g".into(), at.clone(), Some(committed(40)));
         assert_eq!(offsets.get("g", &at), Some(&committed(50)));
         assert_eq!(offsets.get("h", &at), None);
-        assert_eq!(offsets.in_topic(&at.topic), [("g".into(), at.clone())]);
+        assert_eq!(offsets.in_topics(|topic| *topic == at.topic), [("g".into(), at.clone())]);
+        assert_eq!(offsets.in_topics(|_| false), []);
         offsets.apply(Offset(6), "g".into(), at.clone(), None);
         assert_eq!(offsets.get("g", &at), None);
         assert_eq!(offsets.groups().count(), 0);

@@ -36,12 +36,23 @@ const METADATA_BYTES_MAX: usize = 4096;
 const REBUILD_BYTES: usize = 1 << 20;
 
 impl Groups {
-    /// `OffsetCommit`.
+    /// `OffsetCommit`. Once begun it comes to its end, also if its client does not wait for that:
+    /// what is in the log must be in the table.
     pub(crate) async fn commit(
         broker: &Arc<Broker>,
         _context: &Context,
         request: OffsetCommitRequest,
     ) -> OffsetCommitResponse {
+        let broker = Arc::clone(broker);
+        let committing = tokio::spawn(async move { Self::commit_whole(&broker, request).await });
+        committing.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    async fn commit_whole(
+        broker: &Arc<Broker>,
+        request: OffsetCommitRequest,
+    ) -> OffsetCommitResponse {
+        let _standing = broker.groups.committing.read().await;
         let group = shared(&request.group_id);
         let standing = Standing {
             group: group.clone(),
@@ -138,12 +149,18 @@ impl Groups {
         made.await.copied()
     }
 
-    /// Takes back what groups committed for a topic that is gone: another of its name begins anew.
-    pub(crate) async fn forget_topic(
+    /// Waits for the commits that were begun, and holds back others: whoever ends a topic holds
+    /// this until what was committed for it is taken back, too.
+    pub(crate) async fn hold_commits(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        self.committing.write().await
+    }
+
+    /// Takes back what groups committed for some topics: others of their names begin anew.
+    pub(crate) async fn forget_topics(
         broker: &Arc<Broker>,
-        topic: &TopicName,
+        gone: impl Fn(&TopicName) -> bool,
     ) -> Result<(), ResponseError> {
-        let standing = broker.groups.offsets.read().in_topic(topic);
+        let standing = broker.groups.offsets.read().in_topics(gone);
         let gone = standing.into_iter().map(|(group, partition)| (group, partition, None));
         Self::write(broker, gone.collect()).await
     }

@@ -47,6 +47,8 @@ use crate::{
 pub(crate) struct Groups {
     inner: Mutex<Inner>,
     offsets: RwLock<Offsets>,
+    /// Held by each commit, and alone by who takes commits back.
+    committing: tokio::sync::RwLock<()>,
     /// Whether the offsets' topic is there.
     topic: OnceCell<()>,
     /// Told when the coordinator wants to be woken earlier than before.
@@ -78,6 +80,7 @@ impl Groups {
                 tokens: 0,
             }),
             offsets: RwLock::new(offsets),
+            committing: tokio::sync::RwLock::default(),
             topic,
             rearmed: Notify::new(),
         })

@@ -174,8 +174,9 @@ pub(super) fn walk(disk: &dyn Disk, dir: &Path, journal: u128) -> Result<Walk, O
     let mut meta = Meta::new();
     let changes = walk.kept.changes.iter().chain(&walk.lost.changes);
     changes.for_each(|change| meta.apply(change.clone()));
-    match walk.gaps().find(|(_, gap)| !meta.is_recycled(gap.start, gap.end - gap.start)) {
-        Some((behind, _)) => Walk::once(disk, dir, journal, Some(behind)),
+    let missing = walk.gaps().find(|(_, gap)| !meta.is_recycled(gap.start, gap.end - gap.start));
+    match missing.map(|(behind, _)| behind) {
+        Some(behind) => Walk::once(disk, dir, journal, Some(behind)),
         None => Ok(walk),
     }
 }

@@ -4,10 +4,9 @@
 //! protects nothing by itself. Two checks on every request do:
 //!
 //! 1. **Host** must name this node: a loopback name, the address that the connection came in on,
-//!    or a name from the configuration. A page whose own name has been rebound to this address
+//!    or a name that the node was told. A page whose own name has been rebound to this address
 //!    sends that name (421).
-//! 2. **Origin**, if there is one, must be the origin of this node's own pages or a configured
-//!    one; and where a browser says that a page of another site asks (`Sec-Fetch-Site`), the
+//! 2. **Origin**, if there is one, must be the origin of this node's own pages; and where a browser says that a page of another site asks (`Sec-Fetch-Site`), the
 //!    answer is no unless the user is following a link (403).
 //!
 //! Clients that are no browsers send no `Origin` and pass.
@@ -15,15 +14,6 @@
 use std::net::{IpAddr, SocketAddr};
 
 use axum::http::{HeaderMap, StatusCode, header};
-
-/// What is allowed beside loopback names and the bound address.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AllowedOrigins {
-    /// Host names, without port: `afflux.example.com`.
-    pub hosts: Vec<String>,
-    /// Origins of pages elsewhere: `https://dashboard.example.com`.
-    pub origins: Vec<String>,
-}
 
 /// Why a request is turned away.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,30 +23,31 @@ pub(super) struct Refusal {
     pub(super) hint: &'static str,
 }
 
-/// Checks a request's headers. `bound` is the listener's address.
+/// Checks a request's headers. `bound` is the listener's address, `hosts` are names of the node,
+/// without port: `afflux.example.com`.
 pub(super) fn check(
     headers: &HeaderMap,
     bound: SocketAddr,
-    allowed: &AllowedOrigins,
+    hosts: &[String],
 ) -> Result<(), Refusal> {
     let host = single(headers, &header::HOST)?.ok_or_else(|| Refusal {
         status: StatusCode::BAD_REQUEST,
         message: "the request has no Host header".to_owned(),
         hint: "send one, as HTTP/1.1 asks for",
     })?;
-    if !is_own_host(host, bound, allowed) {
+    if !is_own_host(host, bound, hosts) {
         return Err(Refusal {
             status: StatusCode::MISDIRECTED_REQUEST,
             message: format!("this node does not answer for \"{}\"", host.escape_debug()),
-            hint: "use the address that the node printed, or allow the name in its configuration",
+            hint: "use the address that the node printed, or tell it the name with --http-host",
         });
     }
     if let Some(origin) = single(headers, &header::ORIGIN)? {
-        if !is_own_origin(origin, host) && !allowed.origins.iter().any(|known| known == origin) {
+        if !is_own_origin(origin, host) {
             return Err(Refusal {
                 status: StatusCode::FORBIDDEN,
                 message: format!("pages of \"{}\" may not use this node", origin.escape_debug()),
-                hint: "allow the origin in the node's configuration if it is yours",
+                hint: "open the node's own page, or ask it from a program",
             });
         }
         return Ok(());
@@ -91,11 +82,11 @@ fn single<'a>(
     }
 }
 
-fn is_own_host(host: &str, bound: SocketAddr, allowed: &AllowedOrigins) -> bool {
+fn is_own_host(host: &str, bound: SocketAddr, hosts: &[String]) -> bool {
     let Some(name) = without_port(host) else { return false };
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.eq_ignore_ascii_case("localhost")
-        || allowed.hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
+        || hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
     {
         return true;
     }
@@ -137,10 +128,7 @@ mod tests {
     use super::*;
 
     fn check_headers(bound: &str, headers: &[(&str, &str)], expected: u16) {
-        let allowed = AllowedOrigins {
-            hosts: vec!["afflux.example.com".into()],
-            origins: vec!["https://dash.example.com".into()],
-        };
+        let hosts = ["afflux.example.com".to_owned()];
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(
@@ -148,7 +136,7 @@ mod tests {
                 HeaderValue::from_bytes(value.as_bytes()).unwrap(),
             );
         }
-        let outcome = check(&map, bound.parse().unwrap(), &allowed);
+        let outcome = check(&map, bound.parse().unwrap(), &hosts);
         let status = outcome.as_ref().err().map_or(200, |refusal| refusal.status.as_u16());
         assert_eq!(status, expected, "{headers:?} at {bound}: {outcome:?}");
     }
@@ -202,7 +190,7 @@ mod tests {
         check("localhost:8080", "http://localhost:8080", 200);
         check("127.0.0.1:8080", "http://127.0.0.1:8080", 200);
         check("afflux.example.com", "https://afflux.example.com", 200);
-        check("localhost:8080", "https://dash.example.com", 200);
+        check("localhost:8080", "https://dash.example.com", 403);
         check("localhost:8080", "http://localhost:3000", 403);
         check("localhost:8080", "http://127.0.0.1:8080", 403);
         check("localhost:8080", "http://evil.example.com", 403);

@@ -30,8 +30,6 @@ use hyper_util::{
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use guard::AllowedOrigins;
-
 use crate::{ServeOptions, accept::accept, read::Queries};
 
 /// How long a client may take over a request's headers.
@@ -141,7 +139,7 @@ async fn turn_away(mut connection: Box<dyn Connection>) {
 }
 
 async fn guarded(State(http): State<Arc<Http>>, request: Request, next: Next) -> Response {
-    let outcome = guard::check(request.headers(), http.address, &http.options.allowed);
+    let outcome = guard::check(request.headers(), http.address, &http.options.http_hosts);
     let mut response = match outcome {
         Ok(()) => next.run(request).await,
         Err(refusal) => {

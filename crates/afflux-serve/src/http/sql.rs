@@ -4,12 +4,13 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     body::{Body, Bytes},
-    extract::{State, rejection::BytesRejection},
+    extract::{FromRequest, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt, stream};
 use serde::Deserialize;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Http, failure, json};
@@ -27,13 +28,18 @@ struct Request {
 
 pub(super) async fn post(
     State(http): State<Arc<Http>>,
-    body: Result<Bytes, BytesRejection>,
+    request: axum::extract::Request,
 ) -> Response {
-    let body = match body {
-        Ok(body) => body,
-        Err(rejection) => {
-            let hint = "split the text, or allow longer bodies in the node's configuration";
+    let body = timeout(http.options.body_time_max, Bytes::from_request(request, &()));
+    let body = match body.await {
+        Ok(Ok(body)) => body,
+        Ok(Err(rejection)) => {
+            let hint = "send the statements in several requests";
             return failure(rejection.status(), "invalid", &rejection.body_text(), hint);
+        }
+        Err(_) => {
+            let (message, hint) = ("the body stopped coming", "send it again");
+            return failure(StatusCode::REQUEST_TIMEOUT, "invalid", message, hint);
         }
     };
     match answer(&http, &body).await {

@@ -23,8 +23,10 @@ use super::{
 };
 use crate::QueryError;
 
-/// The most text of all statements that a session has prepared.
+/// The most text of all statements that a session has prepared, names included.
 const PREPARED_BYTES_MAX: usize = 16 << 20;
+/// What a statement counts beside its text: its plan's columns, its place in the table.
+const PREPARED_BYTES_EACH: usize = 1 << 10;
 /// The most portals that a session has open.
 const PORTALS_MAX: usize = 1_000;
 
@@ -98,8 +100,9 @@ impl Connection {
             .with_sqlstate("42P05")
             .into());
         }
-        let held: usize = self.statements.values().map(|prepared| prepared.text.len()).sum();
-        if held + text.len() > PREPARED_BYTES_MAX {
+        let cost = |name: &str, text: &str| name.len() + text.len() + PREPARED_BYTES_EACH;
+        let held = self.statements.iter().map(|(name, prepared)| cost(name, &prepared.text));
+        if held.sum::<usize>() + cost(&name, &text) > PREPARED_BYTES_MAX {
             return Err(QueryError::new(
                 afflux_types::ErrorKind::Full,
                 "the session has prepared too many statements",
@@ -157,7 +160,7 @@ impl Connection {
             .with_sqlstate("42P03")
             .into());
         }
-        if self.portals.len() >= PORTALS_MAX {
+        if self.portals.len() >= PORTALS_MAX && !self.portals.contains_key(&bind.portal) {
             return Err(QueryError::new(
                 afflux_types::ErrorKind::Full,
                 format!("the session has {PORTALS_MAX} portals open"),

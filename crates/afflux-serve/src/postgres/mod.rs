@@ -10,6 +10,7 @@ mod frontend;
 mod numeric;
 mod parameters;
 mod rows;
+mod values;
 mod wire;
 
 use std::sync::Arc;

@@ -6,15 +6,9 @@
 //! value = ± digit[0] * 10000^weight + digit[1] * 10000^(weight - 1) + …
 //! ```
 
-use std::error::Error;
-
+use afflux_codec::text::write_decimal;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use datafusion::scalar::ScalarValue;
-use pgwire::{
-    api::Type,
-    types::{ToSqlText, format::FormatOptions},
-};
-use postgres_types::{IsNull, ToSql, to_sql_checked};
 
 const NEGATIVE: u16 = 0x4000;
 /// Decimal128's longest.
@@ -29,34 +23,14 @@ pub(super) struct Numeric {
 
 impl Numeric {
     /// As Postgres writes it.
-    fn text(self) -> String {
-        let digits = self.value.unsigned_abs().to_string();
-        let sign = if self.value < 0 { "-" } else { "" };
-        let scale = usize::from(self.scale.unsigned_abs());
-        if self.scale <= 0 {
-            let zeros = if self.value == 0 { 0 } else { scale };
-            return format!("{sign}{digits}{}", "0".repeat(zeros));
-        }
-        let padded = format!("{digits:0>width$}", width = scale + 1);
-        let (whole, part) = padded.split_at(padded.len() - scale);
-        format!("{sign}{whole}.{part}")
+    pub(super) fn text(self) -> String {
+        let mut text = String::new();
+        write_decimal(self.value, self.scale, &mut text);
+        text
     }
-}
 
-impl ToSqlText for Numeric {
-    fn to_sql_text(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-        _: &FormatOptions,
-    ) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        out.put_slice(self.text().as_bytes());
-        Ok(IsNull::No)
-    }
-}
-
-impl ToSql for Numeric {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+    /// As Postgres sends it.
+    pub(super) fn binary(self, out: &mut BytesMut) {
         let text = self.text();
         let text = text.trim_start_matches('-');
         let (whole, part) = text.split_once('.').unwrap_or((text, ""));
@@ -82,14 +56,7 @@ impl ToSql for Numeric {
         for group in groups {
             out.put_i16(*group);
         }
-        Ok(IsNull::No)
     }
-
-    fn accepts(ty: &Type) -> bool {
-        *ty == Type::NUMERIC
-    }
-
-    to_sql_checked!();
 }
 
 /// A parameter's bytes.
@@ -150,7 +117,7 @@ mod tests {
         #[test]
         fn binary_is_read_back(value in -(10_i128.pow(38) - 1)..10_i128.pow(38), scale in 0_i8..=38) {
             let mut bytes = BytesMut::new();
-            Numeric { value, scale }.to_sql(&Type::NUMERIC, &mut bytes).unwrap();
+            Numeric { value, scale }.binary(&mut bytes);
             proptest::prop_assert_eq!(
                 from_binary(bytes.freeze()),
                 Ok(ScalarValue::Decimal128(Some(value), 38, scale))

@@ -10,8 +10,9 @@ use pgwire::api::Type;
 use crate::QueryError;
 
 /// Microseconds from 1970 to 2000, where Postgres's times begin.
-const EPOCH_MICROS: i64 = 946_684_800_000_000;
-const EPOCH_DAYS: i32 = 10_957;
+pub(super) const EPOCH_MICROS: i64 = 946_684_800_000_000;
+/// Days from 1970 to 2000.
+pub(super) const EPOCH_DAYS: i32 = 10_957;
 
 /// The type of a parameter that the client has named; none where the server is to find out.
 pub(super) fn given(oid: u32) -> Result<Option<DataType>, QueryError> {

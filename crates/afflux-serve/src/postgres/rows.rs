@@ -3,22 +3,23 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, StringArray},
+    array::{Array, ArrayRef, StringArray},
     compute::cast,
-    datatypes::{DataType, Decimal128Type, Field, FieldRef, Schema, SchemaRef},
+    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
     record_batch::RecordBatch,
     util::display::{ArrayFormatter, FormatOptions},
 };
-use arrow_pg::{datatypes::field_into_pg_type, encoder::encode_value};
+use arrow_pg::datatypes::field_into_pg_type;
+use bytes::BytesMut;
 use pgwire::{
     api::{
         Type,
-        results::{DataRowEncoder, FieldFormat, FieldInfo},
+        results::{FieldFormat, FieldInfo},
     },
     messages::data::{DataRow, FieldDescription, RowDescription},
 };
 
-use super::numeric::Numeric;
+use super::values;
 use crate::QueryError;
 
 /// The columns of an answer. Cheap to clone.
@@ -76,7 +77,7 @@ impl Shape {
         Ok(Rows {
             shape: self.clone(),
             columns,
-            encoder: DataRowEncoder::new(Arc::clone(&self.infos)),
+            buffer: BytesMut::new(),
             next: 0,
             count: batch.num_rows(),
         })
@@ -87,7 +88,7 @@ impl Shape {
 pub(super) struct Rows {
     shape: Shape,
     columns: Vec<ArrayRef>,
-    encoder: DataRowEncoder,
+    buffer: BytesMut,
     next: usize,
     count: usize,
 }
@@ -100,26 +101,12 @@ impl Rows {
         }
         let row = self.next;
         self.next += 1;
-        for n in 0..self.columns.len() {
-            if let Err(error) = self.encode(n, row) {
-                return Some(Err(QueryError::internal(error.to_string())));
+        for (column, info) in self.columns.iter().zip(self.shape.infos.iter()) {
+            if let Err(error) = values::write(column, row, info.format(), &mut self.buffer) {
+                return Some(Err(error));
             }
         }
-        Some(Ok(self.encoder.take_row()))
-    }
-
-    fn encode(&mut self, n: usize, row: usize) -> pgwire::error::PgWireResult<()> {
-        let (column, field) = (&self.columns[n], &self.shape.fields[n]);
-        if let DataType::Decimal128(_, scale) = field.data_type() {
-            let values = column.as_primitive::<Decimal128Type>();
-            let value =
-                values.is_valid(row).then(|| Numeric { value: values.value(row), scale: *scale });
-            return self.encoder.encode_field(&value);
-        }
-        if column.is_null(row) {
-            return self.encoder.encode_field(&None::<String>);
-        }
-        encode_value(&mut self.encoder, column, row, field, &self.shape.infos[n])
+        Some(Ok(DataRow::new(self.buffer.split(), self.columns.len() as i16)))
     }
 }
 

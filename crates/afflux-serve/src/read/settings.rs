@@ -132,6 +132,12 @@ impl Settings {
             "datestyle" if !value.to_ascii_uppercase().contains("ISO") => {
                 return Err(QueryError::unsupported("dates are given in ISO style"));
             }
+            "intervalstyle" if !value.eq_ignore_ascii_case("postgres") => {
+                return Err(QueryError::unsupported("intervals are given in style postgres"));
+            }
+            "standard_conforming_strings" if !is_on(value) => {
+                return Err(QueryError::unsupported("a backslash in a text is a backslash"));
+            }
             "statement_timeout" => {
                 let timeout = duration(value).ok_or_else(|| {
                     QueryError::invalid(format!("\"{value}\" is not a duration"))
@@ -176,6 +182,10 @@ fn spelled(name: &'static str) -> &'static str {
         "timezone" => "TimeZone",
         name => name,
     }
+}
+
+fn is_on(value: &str) -> bool {
+    matches!(value.to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1")
 }
 
 fn is_utf8(value: &str) -> bool {
@@ -242,6 +252,10 @@ mod tests {
         check("timezone", "UTC", None);
         check("timezone", "Europe/Paris", Some("0A000"));
         check("characteristics", "AS TRANSACTION READ ONLY", None);
+        check("intervalstyle", "postgres", None);
+        check("intervalstyle", "iso_8601", Some("0A000"));
+        check("standard_conforming_strings", "on", None);
+        check("standard_conforming_strings", "off", Some("0A000"));
         check("statement_timeout", "5s", None);
         check("statement_timeout", "soon", Some("22023"));
         check("server_version", "99", Some("55P02"));

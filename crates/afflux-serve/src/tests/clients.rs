@@ -1,6 +1,14 @@
 //! Real clients: psql and psycopg, against the listener.
 
-use std::process::{Command, Stdio};
+use std::{
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use arrow::{
+    array::{ArrayRef, Date32Array, Decimal128Array, StringArray},
+    record_batch::RecordBatch,
+};
 
 use super::{http::PATIENCE, served};
 use crate::Serving;
@@ -28,15 +36,70 @@ async fn psql(serving: &Serving, commands: &[&str]) -> (bool, String) {
     run(command).await
 }
 
+/// Runs one command of psql and looks for parts of what it prints.
+async fn check_psql(serving: &Serving, command: &str, expected: &[&str]) {
+    let (success, text) = psql(serving, &[command]).await;
+    assert!(success, "{command}: {text}");
+    for part in expected {
+        assert!(text.contains(part), "{command} lacks {part:?}:\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn psql_describes_sources_tables_and_views() {
+    let (node, serving) = served().await;
+    let names = ["carrier", "founded", "fleet"];
+    let columns: [ArrayRef; 3] = [
+        Arc::new(StringArray::from(vec!["AA"])),
+        Arc::new(Date32Array::from(vec![-15_237])),
+        Arc::new(Decimal128Array::from(vec![95_600]).with_precision_and_scale(9, 2).unwrap()),
+    ];
+    let airlines = RecordBatch::try_from_iter(names.into_iter().zip(columns)).unwrap();
+    node.add_table("airlines", &airlines);
+    let check = async |command: &str, expected: &[&str]| {
+        check_psql(&serving, command, expected).await;
+    };
+    check("\\dt", &["public | airlines | table | afflux", "(1 row)"]).await;
+    check("\\dt+", &["public | airlines | table | afflux", "(1 row)"]).await;
+    check("\\dt *.*", &["airlines"]).await;
+    check("\\dv", &["Did not find any relations."]).await;
+    check("\\dvm", &["public | carriers | materialized view | afflux", "(1 row)"]).await;
+    check("\\dE", &["public | flights | foreign table | afflux", "(1 row)"]).await;
+    check("\\d", &["airlines", "carriers", "flights", "(3 rows)"]).await;
+    check("\\d+", &["airlines", "carriers", "flights", "(3 rows)"]).await;
+    let table = [
+        "Table \"public.airlines\"",
+        " carrier | text ",
+        " founded | date ",
+        " fleet   | numeric(9,2) ",
+    ];
+    check("\\d airlines", &table).await;
+    check("\\d public.airlines", &table).await;
+    check("\\d+ airlines", &table).await;
+    let view = ["Materialized view \"public.carriers\"", " flights | bigint "];
+    check("\\d carriers", &view).await;
+    check("\\d+ carriers", &view).await;
+    check("\\d+ carriers", &["View definition:", "count(*) AS flights"]).await;
+    let source = [
+        "Foreign table \"public.flights\"",
+        " at      | timestamp without time zone ",
+        "Server: log",
+        "FDW options: (topic 'departures', format 'json')",
+    ];
+    check("\\d flights", &source).await;
+    check("\\d+ flights", &source).await;
+    check("\\d carr*", &view).await;
+    check("SELECT * FROM airlines", &[" AA      | 1928-04-14 | 956.00"]).await;
+    let copied = "\\copy (SELECT * FROM airlines) TO STDOUT";
+    let (success, text) = psql(&serving, &[copied]).await;
+    assert!(!success && text.contains("COPY"), "{text}");
+}
+
 #[tokio::test]
 async fn psql_reads_and_describes() {
     let (_node, serving) = served().await;
     let check = async |command: &str, expected: &[&str]| {
-        let (success, text) = psql(&serving, &[command]).await;
-        assert!(success, "{command}: {text}");
-        for part in expected {
-            assert!(text.contains(part), "{command} lacks {part:?}:\n{text}");
-        }
+        check_psql(&serving, command, expected).await;
     };
     check(
         "SELECT * FROM carriers ORDER BY 1",

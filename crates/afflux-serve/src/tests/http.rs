@@ -196,6 +196,15 @@ async fn bodies_and_heads_are_bounded() {
 }
 
 #[tokio::test]
+async fn a_body_that_stops_coming_is_not_waited_for() {
+    let (_node, serving) =
+        served_with(|options| options.body_time_max = Duration::from_millis(20)).await;
+    let request = "POST /v1/sql HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+        content-length: 10\r\n\r\n{";
+    assert_eq!(exchange(&serving, request).await.0, 408);
+}
+
+#[tokio::test]
 async fn connections_are_bounded() {
     let (_node, serving) = served_with(|options| options.connections_max = 1).await;
     let mut first = Events::open(&serving, "/v1/views/carriers/changes", "").await;

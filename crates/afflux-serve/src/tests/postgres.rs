@@ -186,6 +186,18 @@ async fn wrong_counts_and_names_are_errors_not_faults() {
 }
 
 #[tokio::test]
+async fn statements_without_text_are_not_free() {
+    let (_node, serving) = served().await;
+    let mut client = Client::connect(&serving).await;
+    let name = "n".repeat(1_000_000);
+    for number in 0..20 {
+        client.send(b'P', format!("{number}{name}\0\0\0\0").as_bytes()).await;
+    }
+    client.send(b'S', b"").await;
+    assert_eq!(error_field(&client.until_ready().await, 'C'), "53000");
+}
+
+#[tokio::test]
 async fn what_is_no_message_ends_the_session_with_the_reason() {
     let (_node, serving) = served_with(|options| options.message_bytes_max = 1_000).await;
     let check = async |bytes: &[u8]| {

@@ -109,7 +109,13 @@ impl Node {
 
     /// Starts one, and waits until it says where it serves.
     pub fn start_in(dir: TempDir) -> Self {
+        Self::start_with(dir, &[])
+    }
+
+    /// As [`Self::start_in`], with more words.
+    pub fn start_with(dir: TempDir, words: &[&str]) -> Self {
         let mut child = up(&dir.path().join("data"))
+            .args(words)
             .arg("--ready-file")
             .arg(dir.path().join("ready.json"))
             .stdin(Stdio::piped())

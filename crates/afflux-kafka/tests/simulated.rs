@@ -1,0 +1,415 @@
+//! The listener over the simulated network: requests come in pieces, between those of other
+//! connections, and some connections are cut within a request or while it is being answered.
+//!
+//! By seed. What was acknowledged must be in the log after a power cut, what was not is there
+//! whole or not at all, and no connection that is gone keeps its place.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use afflux_env::{
+    Connection, Network,
+    sim::{Sim, SimNetwork, SimRandom},
+};
+use afflux_kafka::{Options, StartError};
+use afflux_log::{EmbeddedLog, Isolation, LogOptions, TopicSpec};
+use afflux_record::{Compression, batch::Builder};
+use afflux_types::{Offset, Timestamp, TopicName, TopicPartition};
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::{
+    messages::{
+        ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, DeleteTopicsRequest,
+        FetchRequest, FetchResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
+        ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader, TopicName as WireTopicName,
+        create_topics_request::CreatableTopic,
+        fetch_request::{FetchPartition, FetchTopic},
+        offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+        offset_fetch_request::OffsetFetchRequestTopic,
+        produce_request::{PartitionProduceData, TopicProduceData},
+    },
+    protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
+
+const CLIENTS: u64 = 6;
+/// Fewer than clients: a connection that never ends would hold up the others.
+const CONNECTIONS_MAX: usize = 3;
+const ROUNDS: u64 = 6;
+const PARTITIONS: i32 = 2;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+static PANICKED: AtomicBool = AtomicBool::new(false);
+
+struct Node {
+    log: Arc<EmbeddedLog>,
+    address: std::net::SocketAddr,
+    network: Arc<SimNetwork>,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<Result<(), StartError>>,
+}
+
+impl Node {
+    async fn start(sim: &Sim) -> Self {
+        Self::start_with(sim, Options::default()).await
+    }
+
+    async fn start_with(sim: &Sim, options: Options) -> Self {
+        let log_options = LogOptions {
+            file_bytes: 64 << 10,
+            first_file_bytes: 64 << 10,
+            write_bytes_max: 16 << 10,
+            whole_group_bytes_max: 8 << 10,
+            chunk_bytes: 4 << 10,
+            free_bytes_min: 0,
+            ..LogOptions::default()
+        };
+        let env = sim.env();
+        let log = Arc::new(EmbeddedLog::open(&env, Path::new("/data"), log_options).unwrap());
+        let listener = env.network.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.address();
+        let (stop, stopping) = watch::channel(false);
+        let options = Options { connections_max: CONNECTIONS_MAX, ..options };
+        let serving =
+            tokio::spawn(afflux_kafka::serve(env, Arc::clone(&log), listener, options, stopping));
+        Self { log, address, network: Arc::clone(&sim.network), stop, serving }
+    }
+
+    async fn connect(&self) -> Box<dyn Connection> {
+        self.network.connect(self.address).await.unwrap()
+    }
+
+    async fn stop(self) {
+        self.stop.send_replace(true);
+        timeout(PATIENCE, self.serving).await.expect("no handler hangs").unwrap().unwrap();
+    }
+}
+
+fn wire_name(name: &str) -> WireTopicName {
+    WireTopicName(StrBytes::from_string(name.to_owned()))
+}
+
+fn partition(partition: i32) -> TopicPartition {
+    TopicPartition::new(TopicName::new("t").unwrap(), partition)
+}
+
+fn frame<R: Request>(version: i16, correlation: i32, request: &R) -> Bytes {
+    let header = RequestHeader::default()
+        .with_request_api_key(R::KEY)
+        .with_request_api_version(version)
+        .with_correlation_id(correlation);
+    let mut body = BytesMut::new();
+    header.encode(&mut body, R::header_version(version)).unwrap();
+    request.encode(&mut body, version).unwrap();
+    let mut frame = BytesMut::new();
+    frame.put_i32(body.len() as i32);
+    frame.put_slice(&body);
+    frame.freeze()
+}
+
+async fn receive<T: Decodable + HeaderVersion>(
+    stream: &mut Box<dyn Connection>,
+    version: i16,
+) -> (i32, T) {
+    let length = stream.read_i32().await.expect("a connection that is not cut is answered");
+    let mut body = vec![0; length as usize];
+    stream.read_exact(&mut body).await.unwrap();
+    let mut body = Bytes::from(body);
+    let header = ResponseHeader::decode(&mut body, T::header_version(version)).unwrap();
+    (header.correlation_id, T::decode(&mut body, version).unwrap())
+}
+
+async fn call<R: Request>(node: &Node, version: i16, request: &R) -> R::Response {
+    let mut stream = node.connect().await;
+    stream.write_all(&frame(version, 1, request)).await.unwrap();
+    receive(&mut stream, version).await.1
+}
+
+fn produce(index: i32, values: &[String]) -> ProduceRequest {
+    let mut builder = Builder::new(Compression::None);
+    for value in values {
+        builder.push(Timestamp(1), None, Some(value.as_bytes()));
+    }
+    let records = Some(builder.finish().unwrap());
+    let data = PartitionProduceData::default().with_index(index).with_records(records);
+    let topic =
+        TopicProduceData::default().with_name(wire_name("t")).with_partition_data(vec![data]);
+    ProduceRequest::default().with_acks(-1).with_timeout_ms(1_000).with_topic_data(vec![topic])
+}
+
+fn fetch(index: i32) -> FetchRequest {
+    let at = FetchPartition::default().with_partition(index).with_partition_max_bytes(1 << 20);
+    let topic = FetchTopic::default().with_topic(wire_name("t")).with_partitions(vec![at]);
+    FetchRequest::default()
+        .with_max_wait_ms(2)
+        .with_min_bytes(1)
+        .with_max_bytes(1 << 20)
+        .with_topics(vec![topic])
+}
+
+fn commit(group: &str, offset: i64) -> OffsetCommitRequest {
+    let at = OffsetCommitRequestPartition::default().with_committed_offset(offset);
+    let topic =
+        OffsetCommitRequestTopic::default().with_name(wire_name("t")).with_partitions(vec![at]);
+    OffsetCommitRequest::default()
+        .with_group_id(StrBytes::from_string(group.to_owned()).into())
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic])
+}
+
+async fn committed(node: &Node, group: &str) -> i64 {
+    let topic = OffsetFetchRequestTopic::default()
+        .with_name(wire_name("t"))
+        .with_partition_indexes(vec![0]);
+    let request = OffsetFetchRequest::default()
+        .with_group_id(StrBytes::from_string(group.to_owned()).into())
+        .with_topics(Some(vec![topic]));
+    call(node, 5, &request).await.topics[0].partitions[0].committed_offset
+}
+
+async fn create(node: &Node, name: &str) {
+    let topic = CreatableTopic::default()
+        .with_name(wire_name(name))
+        .with_num_partitions(PARTITIONS)
+        .with_replication_factor(1);
+    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(1_000);
+    assert_eq!(call(node, 4, &request).await.topics[0].error_code, 0);
+}
+
+async fn delete(node: &Node, name: &str) {
+    let request = DeleteTopicsRequest::default().with_topic_names(vec![wire_name(name)]);
+    assert_eq!(call(node, 4, &request).await.responses[0].error_code, 0);
+}
+
+/// A batch that was handed in, and where it was said to be.
+struct Sent {
+    partition: i32,
+    values: Vec<String>,
+    base: Option<i64>,
+}
+
+enum Asked {
+    Produce(usize),
+    Fetch,
+    Commit(i64),
+}
+
+/// One client's life: a connection after the other. What it sent, and the last offset that it was
+/// told is committed.
+async fn live(node: Arc<Node>, client: u64, random: SimRandom) -> (Vec<Sent>, i64) {
+    let mut sent: Vec<Sent> = Vec::new();
+    let mut acknowledged = -1;
+    for round in 0..ROUNDS {
+        let mut stream = node.connect().await;
+        let (mut bytes, mut asked) = (Vec::new(), Vec::new());
+        for number in 0..1 + random.below(5) {
+            let (index, correlation) = (random.below(PARTITIONS as u64) as i32, asked.len() as i32);
+            match random.below(4) {
+                0 => {
+                    bytes.extend(frame(4, correlation, &fetch(index)));
+                    asked.push(Asked::Fetch);
+                }
+                1 => {
+                    let offset = (round * 10 + number) as i64;
+                    let request = commit(&format!("g{client}"), offset);
+                    bytes.extend(frame(7, correlation, &request));
+                    asked.push(Asked::Commit(offset));
+                }
+                _ => {
+                    let count = 1 + random.below(3);
+                    let value = |i| format!("{client}/{round}/{number}/{i}");
+                    let values: Vec<_> = (0..count).map(value).collect();
+                    bytes.extend(frame(9, correlation, &produce(index, &values)));
+                    asked.push(Asked::Produce(sent.len()));
+                    sent.push(Sent { partition: index, values, base: None });
+                }
+            }
+        }
+        let is_cut = random.below(2) == 0;
+        if is_cut {
+            bytes.truncate(random.below(bytes.len() as u64 + 1) as usize);
+        }
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(1 + random.below(rest.len() as u64) as usize);
+            stream.write_all(now).await.unwrap();
+            for _ in 0..random.below(6) {
+                tokio::task::yield_now().await;
+            }
+            rest = later;
+        }
+        if is_cut {
+            continue;
+        }
+        for (expected, asked) in asked.into_iter().enumerate() {
+            let correlation = match asked {
+                Asked::Fetch => receive::<FetchResponse>(&mut stream, 4).await.0,
+                Asked::Commit(offset) => {
+                    let (correlation, answer) =
+                        receive::<OffsetCommitResponse>(&mut stream, 7).await;
+                    assert_eq!(answer.topics[0].partitions[0].error_code, 0);
+                    acknowledged = offset;
+                    correlation
+                }
+                Asked::Produce(index) => {
+                    let (correlation, answer) = receive::<ProduceResponse>(&mut stream, 9).await;
+                    let one = &answer.responses[0].partition_responses[0];
+                    assert_eq!(one.error_code, 0);
+                    sent[index].base = Some(one.base_offset);
+                    correlation
+                }
+            };
+            assert_eq!(correlation, expected as i32, "answers come in order");
+        }
+    }
+    (sent, acknowledged)
+}
+
+/// Every value in the log with its offset, by partition.
+fn found(log: &EmbeddedLog) -> HashMap<(i32, String), i64> {
+    let mut found = HashMap::new();
+    for index in 0..PARTITIONS {
+        let mut at = Offset(0);
+        loop {
+            let read = log.fetch(&partition(index), at, 1 << 20, Isolation::Committed).unwrap();
+            for record in read.batches.iter().flat_map(afflux_record::records) {
+                let record = record.unwrap();
+                let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
+                let twice = found.insert((index, value), record.offset.0);
+                assert_eq!(twice, None, "a record is there twice");
+            }
+            if read.next <= at {
+                break;
+            }
+            at = read.next;
+        }
+    }
+    found
+}
+
+async fn world(seed: u64) {
+    let sim = Sim::new(seed);
+    let node = Arc::new(Node::start(&sim).await);
+    node.log
+        .create_topic(&TopicSpec { name: TopicName::new("t").unwrap(), partitions: PARTITIONS })
+        .unwrap();
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let (node, random) = (Arc::clone(&node), SimRandom::new(seed << 8 | client));
+        clients.spawn(async move { (client, live(node, client, random).await) });
+    }
+    let mut lives = Vec::new();
+    while let Some(life) = timeout(PATIENCE, clients.join_next()).await.expect("none hangs") {
+        lives.push(life.unwrap());
+    }
+    let node = Arc::into_inner(node).expect("the clients are gone");
+    // Deleting a topic waits for the commits of connections that are gone.
+    create(&node, "other").await;
+    delete(&node, "other").await;
+    let mut standing = Vec::new();
+    for (client, (_, acknowledged)) in &lives {
+        let offset = committed(&node, &format!("g{client}")).await;
+        assert!(offset >= *acknowledged, "client {client}: {offset} < {acknowledged}");
+        standing.push(offset);
+    }
+    sim.disk.crash();
+    node.stop().await;
+
+    let node = Node::start(&sim).await;
+    let found = found(&node.log);
+    for (client, (sent, _)) in &lives {
+        for Sent { partition, values, base } in sent {
+            let at: Vec<_> =
+                values.iter().map(|v| found.get(&(*partition, v.clone())).copied()).collect();
+            if let Some(base) = base {
+                let expected: Vec<_> = (*base..).map(Some).take(values.len()).collect();
+                assert_eq!(at, expected, "client {client}: acknowledged, and not there");
+            }
+            let whole = at.iter().all(Option::is_some) || at.iter().all(Option::is_none);
+            assert!(whole, "client {client}: {values:?} at {at:?}");
+        }
+    }
+    for ((client, _), before) in lives.iter().zip(standing) {
+        let after = committed(&node, &format!("g{client}")).await;
+        assert_eq!(after, before, "client {client}: the table was not what the log says");
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn cut_connections_leave_nothing_half_done() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        PANICKED.store(true, Ordering::SeqCst);
+        usual(info);
+    }));
+    for seed in 0..40 {
+        println!("seed {seed}");
+        world(seed).await;
+        assert!(!PANICKED.load(Ordering::SeqCst), "a handler has panicked");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_behind_the_end_of_a_topic_brings_no_offset_back() {
+    let sim = Sim::new(1);
+    let node = Node::start(&sim).await;
+    create(&node, "t").await;
+    let answer = call(&node, 7, &commit("g", 7)).await;
+    assert_eq!(answer.topics[0].partitions[0].error_code, 0);
+    assert_eq!(committed(&node, "g").await, 7);
+    // As if the node had ended before it took the offset back.
+    node.log.delete_topic(&TopicName::new("t").unwrap()).unwrap();
+    sim.disk.crash();
+    node.stop().await;
+    for life in 0..2 {
+        let node = Node::start(&sim).await;
+        if life == 0 {
+            create(&node, "t").await;
+        }
+        assert_eq!(committed(&node, "g").await, -1, "another topic of that name begins anew");
+        sim.disk.crash();
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_has_come_of_a_request_counts_against_the_budget() {
+    let bytes: usize = 32 << 10;
+    let options =
+        Options { frame_bytes_max: bytes, request_bytes_max: bytes, ..Options::default() };
+    let node = Node::start_with(&Sim::new(1), options).await;
+    let (mut large, mut small) = (node.connect().await, node.connect().await);
+    // `ApiVersions` with more behind it than it needs, and only a half of that.
+    let mut request = vec![0; bytes];
+    request[1] = 18;
+    large.write_i32(bytes as i32).await.unwrap();
+    large.write_all(&request[..bytes / 2]).await.unwrap();
+    let ask = frame(0, 1, &ApiVersionsRequest::default());
+    let mut waits = false;
+    // Others are answered until the listener has heard of the large one, and then no longer.
+    for _ in 0..1_000 {
+        small.write_all(&ask).await.unwrap();
+        let answer = receive::<ApiVersionsResponse>(&mut small, 0);
+        waits = timeout(Duration::from_millis(100), answer).await.is_err();
+        if waits {
+            break;
+        }
+    }
+    assert!(waits, "half a request costs nothing");
+    large.write_all(&request[bytes / 2..]).await.unwrap();
+    receive::<ApiVersionsResponse>(&mut large, 0).await;
+    receive::<ApiVersionsResponse>(&mut small, 0).await;
+    node.stop().await;
+}
