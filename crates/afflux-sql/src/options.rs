@@ -39,7 +39,8 @@ pub const SOURCE_OPTIONS: &[OptionSpec] = &[
         values: "`'earliest'`, `'latest'`",
         default: Some("`'earliest'`"),
         about: "Where a new view begins to read: at the first record that is retained, or behind \
-                the last one. Flink's `earliest-offset` and `latest-offset` are taken too.",
+                the last one that is there when the view is made. Flink's `earliest-offset` and \
+                `latest-offset` are taken too.",
     },
     OptionSpec {
         name: "idle_timeout",

@@ -186,7 +186,10 @@ fn who_waits_for_room_is_woken_when_the_disk_is_full() {
         if let Some(outcome) = ticket.poll_now() {
             break outcome.unwrap_err();
         }
-        waker.0.store(false, Ordering::SeqCst);
+        if waker.0.swap(false, Ordering::SeqCst) {
+            // Something became durable, but not enough.
+            assert_eq!(ready.as_mut().poll(&mut Context::from_waker(&task)), Poll::Pending);
+        }
         log.step();
     };
     assert!(matches!(refused, AppendError::DiskFull { .. }), "{refused}");
