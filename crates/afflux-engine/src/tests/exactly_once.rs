@@ -271,7 +271,7 @@ impl<'a> Run<'a> {
 
 #[test]
 fn a_crash_at_any_write_or_sync_changes_nothing() {
-    let inputs = inputs(&SimRandom::new(1), 60);
+    let inputs = inputs(&SimRandom::new(1), 120);
     let new = |seed| Run { history_bytes_min: 0, ..Run::new(seed, &inputs) };
     let mut calm = new(1);
     calm.finish(&SimRandom::new(2));
