@@ -100,6 +100,7 @@ enum Sought {
 }
 
 /// What the log told.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and nearly always the large one")]
 enum Answer {
     Frame(StoredFrame),
     Behind(Offset),

@@ -213,7 +213,7 @@ async fn live(node: Arc<Node>, client: u64, random: SimRandom) -> (Vec<Sent>, i6
     for round in 0..ROUNDS {
         let mut stream = node.connect().await;
         let (mut bytes, mut asked) = (Vec::new(), Vec::new());
-        for number in 0..1 + random.below(5) {
+        for number in 0..=random.below(5) {
             let (index, correlation) = (random.below(PARTITIONS as u64) as i32, asked.len() as i32);
             match random.below(4) {
                 0 => {

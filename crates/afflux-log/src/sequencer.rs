@@ -99,6 +99,9 @@ impl Ord for Waiter {
     }
 }
 
+/// Of each batch of a group: where it is, and its end, if it is there already.
+type Verdicts = Vec<Option<(Offset, u64)>>;
+
 /// Tickets to be resolved once the lock is let go.
 pub(crate) type Outcomes = Vec<(TicketSender, Result<Appended, AppendError>)>;
 
@@ -269,7 +272,7 @@ impl Sequencer {
     }
 
     /// What is to be done with each batch: `Some` for those that are there already.
-    fn judge(&self, group: &Prepared) -> Result<Vec<Option<(Offset, u64)>>, AppendError> {
+    fn judge(&self, group: &Prepared) -> Result<Verdicts, AppendError> {
         group.check_ends(&self.streams)?;
         let mut verdicts = Vec::with_capacity(group.metas.len());
         let mut numbered: Vec<(u32, i64)> = Vec::new();
@@ -345,7 +348,7 @@ impl Sequencer {
         group: &Prepared,
         ticket: TicketSender,
         out: &mut Outcomes,
-    ) -> Option<(Vec<Option<(Offset, u64)>>, TicketSender)> {
+    ) -> Option<(Verdicts, TicketSender)> {
         match self.judge(group) {
             Err(error) => out.push((ticket, Err(error))),
             Ok(verdicts) if !verdicts.is_empty() && verdicts.iter().all(Option::is_some) => {

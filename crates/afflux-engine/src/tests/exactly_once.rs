@@ -9,12 +9,10 @@ use afflux_env::{
     Random,
     sim::{Failure, Operation, Sim, SimRandom},
 };
-use afflux_log::Log;
-use afflux_types::Offset;
 use proptest::prelude::*;
 
 use super::world::{Client, World, options, rows};
-use crate::{EngineOptions, ddl, frames::sole_partition, line::Step};
+use crate::{EngineOptions, line::Step};
 
 const PARTITIONS: usize = 2;
 

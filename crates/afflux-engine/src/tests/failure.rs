@@ -246,7 +246,7 @@ fn what_was_computed_behind_a_refused_commit_is_refused_too() {
         let mut places = std::collections::BTreeSet::new();
         let letters = world.records("a_sum_dlq", 0);
         for letter in &letters {
-            let offset = letter.headers.iter().find(|h| h.name == &b"afflux.source.offset"[..]);
+            let offset = letter.headers.iter().find(|h| *h.name == b"afflux.source.offset"[..]);
             assert!(places.insert(offset.unwrap().value.clone()), "seed {seed}: a letter twice");
         }
         assert_eq!(places.len(), bad, "seed {seed}");

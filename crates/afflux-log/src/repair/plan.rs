@@ -89,7 +89,7 @@ fn changes(walk: &Walk, from: u64, to: u64) -> Vec<Change> {
     let gaps = walk.gaps().map(|(_, gap)| gap);
     let end = walk.kept_files().last().map_or(0, Found::end);
     let mut changes: Vec<Change> = gaps
-        .chain([end..to])
+        .chain(std::iter::once(end..to))
         .filter(|gap| !gap.is_empty() && !kept.is_recycled(gap.start, gap.end - gap.start))
         .map(|gap| Change::Recycle(gap.start, gap.end - gap.start))
         .collect();

@@ -57,7 +57,7 @@ pub(super) fn text(checked: &Checked, plan: &Plan, time: Timestamp) -> String {
     let mut line = |words: String| {
         let _ = writeln!(text, "{words}");
     };
-    line(format!("Cut out of the journal by `afflux journal repair`, {} since 1970.", time));
+    line(format!("Cut out of the journal by `afflux journal repair`, {time} since 1970."));
     line(String::new());
     for damage in &checked.damage {
         let path = damage.path.display();
