@@ -103,10 +103,10 @@ fn is_passing(error: &rdkafka::error::KafkaError) -> bool {
 }
 
 fn commit(consumer: &BaseConsumer, args: &ConsumeArgs) -> io::Result<()> {
+    use rdkafka::types::RDKafkaErrorCode as Code;
     if args.group.is_none() {
         return Ok(());
     }
-    use rdkafka::types::RDKafkaErrorCode as Code;
     match consumer.commit_consumer_state(CommitMode::Sync) {
         Ok(()) => Ok(()),
         // Nothing new; or others came or went, and what was printed may be printed again by them.

@@ -35,7 +35,7 @@ fn tour() -> Vec<Step> {
                 script = Some(String::new());
             }
             (Some(_), Some(_)) => steps.extend(script.take().map(Step::Python)),
-            (Some(text), None) => *text += &format!("{line}\n"),
+            (Some(text), None) => text.extend([line, "\n"]),
             (None, None) => steps.extend(line.strip_prefix("    ").map(|c| Step::Shell(c.into()))),
         }
     }

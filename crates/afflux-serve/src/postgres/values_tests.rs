@@ -33,8 +33,12 @@ fn check(column: impl Array + 'static, expected: &str) {
 #[track_caller]
 fn check_binary(column: impl Array + 'static, expected: &str) {
     let actual = written(&(Arc::new(column) as ArrayRef), FieldFormat::Binary).unwrap();
-    let hex: String = actual[4..].iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, expected.replace(' ', ""));
+    let expected = expected.replace(' ', "");
+    let expected: Vec<u8> = (0..expected.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&expected[at..at + 2], 16).expect("hexadecimal"))
+        .collect();
+    assert_eq!(actual[4..], expected);
     assert_eq!(actual[..4], (actual.len() as i32 - 4).to_be_bytes());
 }
 
