@@ -145,6 +145,11 @@ impl Meta {
         self.cuts.range(..position).next_back().is_some_and(|(_, to)| position <= *to)
     }
 
+    /// Forgets that records were dropped from a partition's beginning.
+    pub(crate) fn untrim(&mut self, stream: u32) {
+        self.starts.remove(&stream);
+    }
+
     pub(crate) fn topic(&self, name: &TopicName) -> Option<&Arc<Topic>> {
         self.by_name.get(name)
     }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use afflux_server::journal::{self, Checked, RepairError};
+use afflux_types::Classified;
 use serde_json::json;
 
 use crate::{
@@ -110,12 +111,16 @@ fn repair(dir: &Path, yes: bool) -> Result<(), Failure> {
             Ok(())
         }
         Err(RepairError::Open(error)) => Err(Failure::start(&error)),
-        Err(error @ RepairError::Declined) => Err(Failure::new(Status::Failed, error.to_string())
-            .hint("answer \"yes\", or pass --yes where nobody can be asked")),
-        Err(error) => Err(Failure::new(Status::Failed, error.to_string()).hint(
-            "`afflux journal check` tells what there is; what it finds in sealed files does \
-                   not stop a node, and is told to those who read it",
-        )),
+        Err(error) => {
+            let hint = match &error {
+                RepairError::Declined => {
+                    Some("answer \"yes\", or pass --yes where nobody can be asked".to_owned())
+                }
+                error => error.hint(),
+            };
+            let failure = Failure::new(Status::Failed, error.to_string());
+            Err(hint.into_iter().fold(failure, Failure::hint))
+        }
     }
 }
 

@@ -109,6 +109,9 @@ pub enum RepairError {
     /// Nothing keeps the node from starting.
     #[error("nothing keeps the node from starting: there is nothing to repair")]
     NothingToRepair,
+    /// Which topics there are stood behind the damage, and can not be read there.
+    #[error("which topics there are can not be read: nothing would be kept")]
+    NoMetadata,
     /// Who was asked did not agree.
     #[error("nothing was changed")]
     Declined,
@@ -118,6 +121,7 @@ impl Classified for RepairError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Open(error) => error.kind(),
+            Self::NoMetadata => ErrorKind::Corrupt,
             Self::NothingToRepair | Self::Declined => ErrorKind::Invalid,
         }
     }
@@ -127,6 +131,11 @@ impl Classified for RepairError {
             Self::Open(error) => error.hint(),
             Self::NothingToRepair => Some(
                 "what `afflux journal check` finds in sealed files is told to those who read it"
+                    .to_owned(),
+            ),
+            Self::NoMetadata => Some(
+                "restore the journal from a backup, or move the data directory aside and begin \
+                 with a new one"
                     .to_owned(),
             ),
             Self::Declined => None,
@@ -163,6 +172,9 @@ pub fn repair(
     let time = env.clock.now();
     let plan = plan::plan(&walk, time).map_err(|error| OpenError::io(dir, error))?;
     let plan = plan.ok_or(RepairError::NothingToRepair)?;
+    if matches!(plan::metadata(&walk), plan::Metadata::Gone) {
+        return Err(RepairError::NoMetadata);
+    }
     if !consent(&checked) {
         return Err(RepairError::Declined);
     }

@@ -79,20 +79,62 @@ pub(super) fn plan(walk: &Walk, time: Timestamp) -> io::Result<Option<Plan>> {
     }))
 }
 
+/// What the log will know of itself.
+pub(super) enum Metadata {
+    /// What stands before the cut.
+    Kept(Meta),
+    /// Its beginning was summed up behind the cut, and given back: that sum, as near as may be to
+    /// what was true at the cut.
+    Restated(Meta),
+    /// That sum can not be read.
+    Gone,
+}
+
+/// Finds out what the log knew of itself at the cut.
+pub(super) fn metadata(walk: &Walk) -> Metadata {
+    let fold = |changes: &[Change]| {
+        let mut meta = Meta::new();
+        changes.iter().for_each(|change| meta.apply(change.clone()));
+        meta
+    };
+    let is_sum = |change: &Change| matches!(change, Change::Snapshot(_));
+    let kept = &walk.kept;
+    if kept.groups == 0 || kept.changes_from == Some(0) || kept.changes.iter().any(is_sum) {
+        return Metadata::Kept(fold(&kept.changes));
+    }
+    let Some(sum) = walk.lost.changes.iter().position(is_sum) else { return Metadata::Gone };
+    let mut meta = fold(&walk.lost.changes[sum..=sum]);
+    for change in &walk.lost.changes[..sum] {
+        match change {
+            Change::Create(topic) => meta.apply(Change::Remove(topic.id)),
+            // What is still there shows itself.
+            Change::Trim(stream, _) => meta.untrim(*stream),
+            _ => {}
+        }
+    }
+    Metadata::Restated(meta)
+}
+
 /// What the log has to know of itself that stood in what is cut, and of the cut.
 fn changes(walk: &Walk, from: u64, to: u64) -> Vec<Change> {
-    let mut kept = Meta::new();
-    walk.kept.changes.iter().for_each(|change| kept.apply(change.clone()));
+    let mut changes = Vec::new();
+    let kept = match metadata(walk) {
+        Metadata::Kept(meta) => meta,
+        Metadata::Restated(meta) => {
+            changes.push(Change::Snapshot(meta.clone()));
+            meta
+        }
+        Metadata::Gone => Meta::new(),
+    };
     let mut all = kept.clone();
     walk.lost.changes.iter().for_each(|change| all.apply(change.clone()));
     // That files before the cut were given back may have been told behind it.
     let gaps = walk.gaps().map(|(_, gap)| gap);
     let end = walk.kept_files().last().map_or(0, Found::end);
-    let mut changes: Vec<Change> = gaps
+    let unknown = gaps
         .chain(std::iter::once(end..to))
-        .filter(|gap| !gap.is_empty() && !kept.is_recycled(gap.start, gap.end - gap.start))
-        .map(|gap| Change::Recycle(gap.start, gap.end - gap.start))
-        .collect();
+        .filter(|gap| !gap.is_empty() && !kept.is_recycled(gap.start, gap.end - gap.start));
+    changes.extend(unknown.map(|gap| Change::Recycle(gap.start, gap.end - gap.start)));
     changes.push(Change::Cut(from, to));
     let seen = walk.kept.producer_ids.max(walk.lost.producer_ids);
     let known = kept.producer_ids_next.max(all.producer_ids_next).max(seen);

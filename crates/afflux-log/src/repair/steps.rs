@@ -6,6 +6,7 @@ use std::{
 };
 
 use afflux_env::{Disk, File, OpenMode};
+use afflux_record::frame::frame_bytes;
 
 use super::{plan::Plan, walk::Walk};
 use crate::{
@@ -88,7 +89,8 @@ impl Steps<'_> {
 
     /// Makes the file that the journal goes on in, its first frame in it before it has its name.
     fn begin(&self, journal: &Path, first: &[u8]) -> io::Result<()> {
-        let capacity = self.options.first_file_bytes.min(self.options.file_bytes);
+        let room = (FIRST_PAGE + frame_bytes(first.len()) as u64).next_multiple_of(FIRST_PAGE);
+        let capacity = self.options.first_file_bytes.min(self.options.file_bytes).max(room * 2);
         let spare = spare_path(journal, 0);
         self.remove(&spare)?;
         JournalFile::make_spare(self.disk, &spare, capacity)?;

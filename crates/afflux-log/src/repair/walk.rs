@@ -63,6 +63,8 @@ pub(super) struct Stretch {
     pub(super) groups: u64,
     pub(super) streams: BTreeMap<u32, Span>,
     pub(super) changes: Vec<Change>,
+    /// The first offset of changes of metadata.
+    pub(super) changes_from: Option<i64>,
     /// Above every producer id in it.
     pub(super) producer_ids: i64,
 }
@@ -107,6 +109,7 @@ impl Stretch {
         span.records += u64::try_from(meta.last_offset_delta).unwrap_or(0) + 1;
         self.producer_ids = self.producer_ids.max(meta.producer.0.saturating_add(1));
         if meta.stream == META_STREAM {
+            self.changes_from.get_or_insert(meta.base_offset.0);
             let bytes = bytes().map_err(|error| error.to_string())?;
             batch::verify_crc(&bytes).map_err(|error| error.to_string())?;
             for record in afflux_record::records(&bytes) {

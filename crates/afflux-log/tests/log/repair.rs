@@ -218,46 +218,78 @@ fn a_sealed_file_is_told_and_does_not_stop() {
     assert!((10..50).contains(&kept), "{kept}");
 }
 
-#[test]
-fn files_that_were_given_back_stay_so() {
+/// 207 records, the first 100 of them trimmed and their files given back, so that the log's
+/// metadata are summed up in the last file; which is damaged before that place.
+fn damaged_before_its_metadata() -> Sim {
     let sim = Sim::new(3);
     let log = open(&sim).unwrap();
     topic(&log, "t", 1);
-    let value = "r".repeat(3000);
-    let mut kept = 0;
-    for round in 0..4 {
-        let junk = format!("junk{round}");
-        topic(&log, &junk, 1);
-        for i in 0..40 {
-            append(&log, &[(partition(&junk, 0), batch(0, &[&value]))]).unwrap();
-            let value = format!("{kept} x");
-            append(&log, &[(partition("t", 0), batch(i, &[&value]))]).unwrap();
-            kept += 1;
-        }
-        log.delete_topic(&name(&junk)).unwrap();
-        if round == 2 {
-            // Files in front go, which is told far behind them.
-            log.trim(&partition("t", 0), Offset(100)).unwrap();
-        }
-        while log.step() {}
+    let padding = "r".repeat(3000);
+    for i in 0..207 {
+        let value = format!("{i} {padding}");
+        append(&log, &[(partition("t", 0), batch(i, &[&value]))]).unwrap();
     }
+    // Files in front go, which is told at the end of the last one.
+    log.trim(&partition("t", 0), Offset(100)).unwrap();
+    while log.step() {}
     log.shutdown();
-    let bases = files(&sim, "journal");
-    assert!(bases[0] != Path::new(FIRST), "files were given back");
-    flip(&sim, &tail_file(&sim), 4096 + 6000);
+    assert!(files(&sim, "journal")[0] != Path::new(FIRST), "nothing was given back");
+    flip(&sim, &tail_file(&sim), 4096 + 1000);
+    sim
+}
+
+#[test]
+fn files_that_were_given_back_stay_so() {
+    let sim = damaged_before_its_metadata();
+    let losses = check(&sim).unwrap().losses;
+    assert!(losses.iter().any(|loss| loss.partition.contains("metadata")), "{losses:?}");
     repair(&sim, true).unwrap();
     let log = open(&sim).unwrap();
     let bounds = log.bounds(&partition("t", 0)).unwrap();
+    assert!((Offset(50)..Offset(101)).contains(&bounds.start), "{bounds:?}");
     let found = records(&log, &partition("t", 0), Isolation::Uncommitted);
-    assert!(found.len() > 10, "{}", found.len());
+    assert_eq!(found.len() as i64, bounds.end.0 - bounds.start.0);
     for (i, (offset, value)) in found.iter().enumerate() {
         assert_eq!(*offset, bounds.start.0 + i as i64, "no hole");
-        assert_eq!(*value, format!("{offset} x"));
+        assert!(value.starts_with(&format!("{offset} ")));
     }
 }
 
 #[test]
+fn nothing_is_cut_if_nothing_would_be_kept() {
+    let sim = damaged_before_its_metadata();
+    let path = tail_file(&sim);
+    let bytes = everything(&sim).into_iter().find(|(at, _)| *at == path).unwrap().1;
+    // All but the last frame, which proves that there was something.
+    let last = bytes.windows(4).rposition(|word| word == b"AFXj").unwrap();
+    let file = sim.disk.open(&path, OpenMode::Write).unwrap();
+    file.write_all_at(&vec![0; last - 6000], 6000).unwrap();
+    file.sync_data().unwrap();
+    let before = everything(&sim);
+    let refused = repair(&sim, true).unwrap_err();
+    assert!(matches!(refused, RepairError::NoMetadata), "{refused}");
+    assert!(everything(&sim) == before);
+}
+
+/// The first of the sealed files has lost its index and all that is behind a place, so that only
+/// the files behind it prove that something is missing.
+fn damaged_to_its_end(seed: u64) -> Sim {
+    let sim = written(seed, true);
+    sim.disk.remove(&files(&sim, "index")[0]).unwrap();
+    sim.disk.sync_dir(Path::new("/data/journal")).unwrap();
+    let file = sim.disk.open(Path::new(FIRST), OpenMode::Write).unwrap();
+    file.write_all_at(&vec![0; (60 << 10) - 30_000], 4096 + 30_000).unwrap();
+    file.sync_data().unwrap();
+    sim
+}
+
+#[test]
 fn a_repair_that_is_cut_off_anywhere_is_done_by_the_next() {
+    cut_off_anywhere(damaged);
+    cut_off_anywhere(damaged_to_its_end);
+}
+
+fn cut_off_anywhere(damaged: fn(u64) -> Sim) {
     let sim = damaged(9);
     let kept = check(&sim).unwrap().losses[0].from.0 as usize;
     let before = [sim.disk.count(Operation::Write), sim.disk.count(Operation::Sync)];
