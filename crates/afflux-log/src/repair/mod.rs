@@ -109,9 +109,9 @@ pub enum RepairError {
     /// Nothing keeps the node from starting.
     #[error("nothing keeps the node from starting: there is nothing to repair")]
     NothingToRepair,
-    /// Which topics there are stood behind the damage, and can not be read there.
-    #[error("which topics there are can not be read: nothing would be kept")]
-    NoMetadata,
+    /// Nothing stands before the damage, or the list of topics stood behind it and can not be read.
+    #[error("nothing would be kept: what stands before the damage is of no use without the rest")]
+    NothingKept,
     /// Who was asked did not agree.
     #[error("nothing was changed")]
     Declined,
@@ -121,7 +121,7 @@ impl Classified for RepairError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Open(error) => error.kind(),
-            Self::NoMetadata => ErrorKind::Corrupt,
+            Self::NothingKept => ErrorKind::Corrupt,
             Self::NothingToRepair | Self::Declined => ErrorKind::Invalid,
         }
     }
@@ -133,7 +133,7 @@ impl Classified for RepairError {
                 "what `afflux journal check` finds in sealed files is told to those who read it"
                     .to_owned(),
             ),
-            Self::NoMetadata => Some(
+            Self::NothingKept => Some(
                 "restore the journal from a backup, or move the data directory aside and begin \
                  with a new one"
                     .to_owned(),
@@ -173,7 +173,7 @@ pub fn repair(
     let plan = plan::plan(&walk, time).map_err(|error| OpenError::io(dir, error))?;
     let plan = plan.ok_or(RepairError::NothingToRepair)?;
     if matches!(plan::metadata(&walk), plan::Metadata::Gone) {
-        return Err(RepairError::NoMetadata);
+        return Err(RepairError::NothingKept);
     }
     if !consent(&checked) {
         return Err(RepairError::Declined);

@@ -86,7 +86,7 @@ pub(super) enum Metadata {
     /// Its beginning was summed up behind the cut, and given back: that sum, as near as may be to
     /// what was true at the cut.
     Restated(Meta),
-    /// That sum can not be read.
+    /// That sum can not be read, or nothing stands before the cut.
     Gone,
 }
 
@@ -99,7 +99,10 @@ pub(super) fn metadata(walk: &Walk) -> Metadata {
     };
     let is_sum = |change: &Change| matches!(change, Change::Snapshot(_));
     let kept = &walk.kept;
-    if kept.groups == 0 || kept.changes_from == Some(0) || kept.changes.iter().any(is_sum) {
+    if kept.groups == 0 {
+        return Metadata::Gone;
+    }
+    if kept.changes_from == Some(0) || kept.changes.iter().any(is_sum) {
         return Metadata::Kept(fold(&kept.changes));
     }
     let Some(sum) = walk.lost.changes.iter().position(is_sum) else { return Metadata::Gone };
