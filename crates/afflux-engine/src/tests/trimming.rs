@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use afflux_env::{Disk, OpenMode, sim::Sim};
+use afflux_env::{
+    Disk, OpenMode,
+    sim::{Failure, Operation, Sim},
+};
 use afflux_log::{Entry, Group, Log, LogOptions};
 use afflux_record::{Compression, batch::Builder};
 use afflux_types::{Offset, Timestamp};
@@ -131,6 +134,99 @@ fn the_disk_does_not_grow_while_the_state_does_not() {
     let left: Vec<_> = world.log.topics().iter().map(|topic| topic.name.to_string()).collect();
     assert_eq!(left, ["__afflux_ddl", "s", "q", "sums_dlq", "quiet_dlq", "whole_dlq"]);
     assert!(journal_files(&sim).len() < 8, "{:?}", journal_files(&sim));
+}
+
+const WHOLE: &str = "
+    CREATE MATERIALIZED VIEW whole AS SELECT count(*) AS ks, sum(v) AS v FROM sums;";
+
+/// As many rounds as are asked for, however often the machine stops: each produces, computes, and
+/// drops from the source what was computed, as retention would, so that only the views' own topics
+/// hold it still. How often it stopped, and the world in the end.
+fn rounds(sim: &Sim, rounds: i64) -> (usize, World) {
+    let options = EngineOptions {
+        history_bytes_min: 0,
+        snapshot_bytes_min: 0,
+        snapshot_step_bytes_max: 1 << 10,
+        ..options()
+    };
+    let sql = format!("{SOURCES}{SUMS}{WHOLE}").replace("SOURCE", "SOURCE IF NOT EXISTS");
+    let sql = sql.replace("VIEW", "VIEW IF NOT EXISTS");
+    let mut clients = ["sums", "whole"].map(|view| (view, Client::default()));
+    let mut stops = 0;
+    loop {
+        if sim.disk.is_stopped() {
+            sim.disk.crash();
+            stops += 1;
+            assert!(stops < 5, "it never comes back");
+        }
+        let opened = World::open_as(sim, small_files(), options.clone()).and_then(|world| {
+            let topics = ["s", "q"].into_iter().try_for_each(|topic| world.topic(topic, 1));
+            let ready = topics.and_then(|()| world.sql(&sql));
+            ready.map_err(|error| error.to_string()).map(|_| world)
+        });
+        let mut world = match opened {
+            Ok(world) => world,
+            Err(error) => {
+                assert!(sim.disk.is_stopped(), "{error}");
+                continue;
+            }
+        };
+        while world.settle() && !sim.disk.is_stopped() {
+            for (view, client) in &mut clients {
+                client.drain(&mut world.follow(view, client.token));
+            }
+            let end = world.end("s", 0);
+            if let Err(error) = world.log.trim(&sole_partition(&name("s")), end) {
+                assert!(sim.disk.is_stopped(), "{error}");
+            }
+            if end.0 >= rounds * 20 {
+                let held = clients.map(|(view, client)| (client.rows() == world.rows(view), view));
+                assert_eq!(held, [(true, "sums"), (true, "whole")], "what clients know");
+                return (stops, world);
+            }
+            produce(&world, "s", end.0..end.0 + 20);
+        }
+        for (_, client) in &mut clients {
+            client.disconnect();
+        }
+    }
+}
+
+#[test]
+fn a_crash_at_any_write_gives_back_nothing_that_is_needed() {
+    crash_at_any(Operation::Write);
+}
+
+#[test]
+fn a_crash_at_any_sync_gives_back_nothing_that_is_needed() {
+    crash_at_any(Operation::Sync);
+}
+
+fn crash_at_any(operation: Operation) {
+    const ROUNDS: i64 = 14;
+    let calm = Sim::new(1);
+    let (_, world) = rounds(&calm, ROUNDS);
+    for view in ["sums", "whole"] {
+        let snapshots = sole_partition(&ddl::snapshot_topic(world.id(view)));
+        let snapshots = world.log.bounds(&snapshots).unwrap();
+        assert!(start(&world, view) > Offset(2), "{view}: changes were given back");
+        assert!(snapshots.start > Offset::ZERO, "{view}: snapshots were given back");
+    }
+    let written = world.log.durable().borrow().0.div_ceil(small_files().file_bytes) as usize;
+    assert!(journal_files(&calm).len() < written, "files were given back");
+    let expected = [world.rows("sums"), world.rows("whole")];
+    assert_eq!(expected[0], sums(ROUNDS * 20));
+    let count = calm.disk.count(operation);
+    let mut crashes = 0;
+    for nth in 1..=count {
+        let sim = Sim::new(nth);
+        sim.disk.fail_at(operation, nth, Failure::Crash);
+        let (stops, world) = rounds(&sim, ROUNDS);
+        assert_eq!([world.rows("sums"), world.rows("whole")], expected, "{operation:?} {nth}");
+        crashes += stops as u64;
+    }
+    // All but those at the calm run's end, of the log that is closed.
+    assert!(crashes > 200 && crashes + 5 > count, "{crashes} of {count}");
 }
 
 /// A world whose view has at least two snapshots, the number of records that went in, and the
