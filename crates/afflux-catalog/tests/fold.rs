@@ -101,6 +101,19 @@ fn where_a_view_begins_is_part_of_it() {
 }
 
 #[test]
+fn plans_that_can_not_run_are_refused() {
+    let text = String::from_utf8(Catalog::encode(&view(3, "v", 1))).expect("JSON");
+    let check = |from: &str, to: &str, expected: &str| {
+        assert!(text.contains(from), "{text}");
+        let error = Catalog::decode(text.replace(from, to).as_bytes()).expect_err(expected);
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    check("\"version\":1", "\"version\":2", "the plan has version 2");
+    check("\"inputs\":[0]", "\"inputs\":[7]", "not before it");
+}
+
+#[test]
 fn bytes_that_are_no_change_are_refused() {
     for bytes in
         [&b""[..], b"{}", b"{\"create\":{}}", b"{\"alter\":{\"id\":1}}", b"{\"drop\":{\"id\":1}} x"]

@@ -8,7 +8,7 @@
 //! `Date32`, `Timestamp(ms, UTC)` and `Utf8` that every value of the column is. Numbers with
 //! leading zeros are text, for postcodes and the like. A column without values is text.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use afflux_types::{Classified, ErrorKind};
 use arrow::{
@@ -73,7 +73,7 @@ pub enum CsvError {
         /// The column's name.
         column: String,
     },
-    /// The header or the first row has other columns than were declared.
+    /// The header or the first row has other columns than were declared, or two of one name.
     #[error("{reason}")]
     Columns {
         /// What differs.
@@ -99,8 +99,8 @@ impl Classified for CsvError {
 }
 
 /// Reads a file. `columns`: names and types, in the file's order; with a header the names have to
-/// be those of the header, whatever their case. None: names from the header (else `column_1`, …),
-/// types inferred.
+/// be those of the header, whatever their case. None: names from the header (else, and where it
+/// has none, `column_1`, …), types inferred.
 pub fn read(
     bytes: &[u8],
     columns: Option<&[Field]>,
@@ -120,15 +120,19 @@ pub fn read(
         Some(columns) => columns.to_vec(),
         None => (0..width)
             .map(|index| {
-                let name = match &names {
-                    Some(names) => names[index].clone(),
-                    None => format!("column_{}", index + 1),
-                };
+                let name = names.as_ref().map(|names| names[index].clone());
+                let name = name.filter(|name| !name.is_empty());
+                let name = name.unwrap_or_else(|| format!("column_{}", index + 1));
                 let values = rows.iter().map(|row| row.fields[index].as_str());
                 Field::new(name, infer(values.filter(|value| *value != null)), true)
             })
             .collect(),
     };
+    let mut names = HashSet::new();
+    if let Some(field) = fields.iter().find(|field| !names.insert(field.name())) {
+        let reason = format!("there are two columns \"{}\"", field.name());
+        return Err(CsvError::Columns { reason });
+    }
     let arrays = fields
         .iter()
         .enumerate()
@@ -398,6 +402,7 @@ mod tests {
         let plain = Format::default();
         check("a,b\n1,x\n2,\n", &plain, &[r#"{"a":1,"b":"x"}"#, r#"{"a":2,"b":null}"#]);
         check("\u{feff}a\r\n\"x, \"\"y\"\"\r\nz\"\r\n", &plain, &[r#"{"a":"x, \"y\"\r\nz"}"#]);
+        check(",b\n1,2\n", &plain, &[r#"{"column_1":1,"b":2}"#]);
         check("a,b\n", &plain, &[]);
         check("", &plain, &[]);
         let bare = Format { header: false, delimiter: b';', null: "-".to_owned() };
@@ -446,6 +451,8 @@ mod tests {
         assert_eq!(json(&good.unwrap()), [r#"{"id":1,"at":"2013-01-01T00:00:00Z","price":0.13}"#]);
         let error = read(b"a\n\xff\n", None, &Format::default()).unwrap_err();
         assert_eq!(error.to_string(), "line 2: it is not UTF-8 text");
+        let error = read(b"a,b,a\n", None, &Format::default()).unwrap_err();
+        assert_eq!(error.to_string(), "there are two columns \"a\"");
     }
 
     proptest! {

@@ -21,11 +21,12 @@ use std::{
 use afflux_plan::{BinaryOperator, Expr, Scalar, UnaryOperator};
 use afflux_types::Timestamp;
 use arrow::{
-    array::RecordBatch,
+    array::{BooleanArray, RecordBatch},
+    compute::{and_kleene, or_kleene},
     datatypes::{DataType, Field, IntervalMonthDayNano, Schema, TimeUnit},
 };
 use datafusion::{
-    common::config::ConfigOptions,
+    common::{cast::as_boolean_array, config::ConfigOptions},
     error::{DataFusionError, Result},
     execution::SessionStateDefaults,
     logical_expr::{ColumnarValue, Operator, ScalarUDF, Volatility},
@@ -47,7 +48,7 @@ impl Clock {
 
 /// Whether an expression's value depends on when it is evaluated.
 pub(crate) fn reads_clock(expr: &Expr) -> bool {
-    matches!(expr, Expr::Now) || children(expr).into_iter().any(reads_clock)
+    expr.any(|part| matches!(part, Expr::Now))
 }
 
 /// Makes an expression over batches of a schema.
@@ -73,7 +74,8 @@ pub(crate) fn build(expr: &Expr, schema: &Schema, clock: &Clock) -> Result<Physi
         Expr::Binary { op: op @ (BinaryOperator::And | BinaryOperator::Or), left, right }
             if can_fail(right) =>
         {
-            guarded(*op, make(left)?, make(right)?)
+            let or = *op == BinaryOperator::Or;
+            Ok(Arc::new(Guarded { or, left: make(left)?, right: make(right)? }))
         }
         Expr::Binary { op, left, right } => Ok(binary(operator(*op), make(left)?, make(right)?)),
         Expr::Like { expr, pattern, negated, case_insensitive } => {
@@ -184,17 +186,9 @@ fn unary(op: UnaryOperator, expr: Physical, schema: &Schema) -> Result<Physical>
     }
 }
 
-/// `AND` and `OR` that look at the right side only where the left one does not decide.
-fn guarded(op: BinaryOperator, left: Physical, right: Physical) -> Result<Physical> {
-    let decides = expressions::lit(op == BinaryOperator::Or);
-    let condition = binary(Operator::IsNotDistinctFrom, left.clone(), decides.clone());
-    let both = binary(operator(op), left, right);
-    expressions::case(None, vec![(condition, decides)], Some(both))
-}
-
 /// Whether evaluating an expression can be an error, to the best of our knowledge.
 fn can_fail(expr: &Expr) -> bool {
-    let fails = match expr {
+    expr.any(|part| match part {
         Expr::Cast { or_null, .. } => !or_null,
         Expr::Call { .. } => true,
         Expr::Unary { op, .. } => *op == UnaryOperator::Negative,
@@ -211,25 +205,7 @@ fn can_fail(expr: &Expr) -> bool {
                 | BinaryOperator::RegexNotMatchCaseInsensitive
         ),
         _ => false,
-    };
-    fails || children(expr).into_iter().any(can_fail)
-}
-
-fn children(expr: &Expr) -> Vec<&Expr> {
-    match expr {
-        Expr::Column(_) | Expr::Literal(_) | Expr::Now => Vec::new(),
-        Expr::Cast { expr, .. } | Expr::Unary { expr, .. } => vec![expr],
-        Expr::Binary { left, right, .. } => vec![left, right],
-        Expr::Like { expr, pattern, .. } => vec![expr, pattern],
-        Expr::InList { expr, list, .. } => std::iter::once(&**expr).chain(list).collect(),
-        Expr::Case { operand, branches, otherwise } => operand
-            .as_deref()
-            .into_iter()
-            .chain(branches.iter().flat_map(|(when, then)| [when, then]))
-            .chain(otherwise.as_deref())
-            .collect(),
-        Expr::Call { arguments, .. } => arguments.iter().collect(),
-    }
+    })
 }
 
 fn literal(scalar: &Scalar) -> Result<ScalarValue> {
@@ -283,6 +259,67 @@ fn operator(op: BinaryOperator) -> Operator {
         BinaryOperator::RegexMatchCaseInsensitive => Operator::RegexIMatch,
         BinaryOperator::RegexNotMatch => Operator::RegexNotMatch,
         BinaryOperator::RegexNotMatchCaseInsensitive => Operator::RegexNotIMatch,
+    }
+}
+
+/// `AND` and `OR` that look at the right side only where the left one does not decide. Each side
+/// is evaluated once: a chain of them costs as much as its parts.
+#[derive(Debug, Clone, Eq, Hash)]
+struct Guarded {
+    or: bool,
+    left: Physical,
+    right: Physical,
+}
+
+// Deriving it would move the sides out.
+impl PartialEq for Guarded {
+    fn eq(&self, other: &Self) -> bool {
+        self.or == other.or && self.left.eq(&other.left) && self.right.eq(&other.right)
+    }
+}
+
+impl fmt::Display for Guarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.left, if self.or { "OR" } else { "AND" }, self.right)
+    }
+}
+
+impl PhysicalExpr for Guarded {
+    fn data_type(&self, _: &Schema) -> Result<DataType> {
+        Ok(DataType::Boolean)
+    }
+
+    fn nullable(&self, schema: &Schema) -> Result<bool> {
+        Ok(self.left.nullable(schema)? || self.right.nullable(schema)?)
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
+        let array = |value: ColumnarValue| value.into_array(batch.num_rows());
+        let left = array(self.left.evaluate(batch)?)?;
+        let left = as_boolean_array(&left)?;
+        let open: BooleanArray = left.iter().map(|side| Some(side != Some(self.or))).collect();
+        if !open.has_true() {
+            return Ok(ColumnarValue::Array(Arc::new(left.clone())));
+        }
+        // Rows that are decided get a null from the right, which does not change them.
+        let right = array(self.right.evaluate_selection(batch, &open)?)?;
+        let right = as_boolean_array(&right)?;
+        let both = if self.or { or_kleene(left, right)? } else { and_kleene(left, right)? };
+        Ok(ColumnarValue::Array(Arc::new(both)))
+    }
+
+    fn children(&self) -> Vec<&Physical> {
+        vec![&self.left, &self.right]
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Physical>) -> Result<Physical> {
+        let [left, right] = <[Physical; 2]>::try_from(children)
+            .map_err(|_| DataFusionError::Internal("AND and OR have two sides".to_owned()))?;
+        Ok(Arc::new(Self { or: self.or, left, right }))
+    }
+
+    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

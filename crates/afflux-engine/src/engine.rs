@@ -3,8 +3,13 @@
 //! The thread alternates between the line ([`crate::line::Line::step`], synchronous) and waiting
 //! for what the line said it waits for. Everything else runs on the caller's side: DDL on a
 //! blocking thread, reads and followers wherever they are polled.
+//!
+//! Whoever encodes, decodes or computes a plan recurses as deep as its expressions nest, and those
+//! of a view may be hundreds deep: what does so has a stack of [`STACK_BYTES`].
 
 use std::{
+    io,
+    panic::resume_unwind,
     sync::{Arc, Weak},
     thread,
 };
@@ -36,7 +41,7 @@ pub enum StartError {
     Load(#[from] EngineError),
     /// The system gave no thread.
     #[error("the engine's thread can not be started: {0}")]
-    Thread(#[from] std::io::Error),
+    Thread(#[from] io::Error),
 }
 
 impl afflux_types::Classified for StartError {
@@ -52,6 +57,21 @@ impl afflux_types::Classified for StartError {
             Self::Thread(_) => None,
         }
     }
+}
+
+/// Only what is used of it takes memory. The deepest view that the dialect takes needs a
+/// fraction, also in a debug build.
+const STACK_BYTES: usize = 64 << 20;
+
+/// Does some work on a thread with room for deep plans.
+fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .name("afflux-ddl".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, work)?;
+        Ok(thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
 }
 
 /// Runs every pipeline of a node. Cheap to clone; stops when the last clone is gone or
@@ -79,7 +99,7 @@ impl Engine {
     /// Folds the DDL topic and starts the thread, which then brings the pipelines back. Blocks
     /// for as long as reading the DDL topic and the static tables takes.
     pub fn start(env: Env, log: Arc<dyn Log>, options: EngineOptions) -> Result<Self, StartError> {
-        let shared = shared(env, log, options)?;
+        let shared = with_room(|| shared(env, log, options))??;
         let (commands, received) = mpsc::unbounded_channel();
         let ddl = Arc::new(Ddl::new(Arc::clone(&shared), commands, Box::new(Ticket::wait)));
         let (stop, stopping) = watch::channel(false);
@@ -87,7 +107,8 @@ impl Engine {
         let line = Line::new(Arc::clone(&shared), received);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let halted = Arc::downgrade(&shared);
-        let thread = thread::Builder::new().name("afflux-line".to_owned()).spawn(move || {
+        let builder = thread::Builder::new().name("afflux-line".to_owned());
+        let thread = builder.stack_size(STACK_BYTES).spawn(move || {
             let last_will = LastWill { shared: halted, ended };
             run(line, &runtime, stopping);
             drop(last_will);
@@ -105,8 +126,10 @@ impl Engine {
     /// fills afterwards; [`Engine::pin`] waits for it.
     pub async fn execute(&self, statement: Statement) -> Result<DdlOutcome, EngineError> {
         let ddl = Arc::clone(&self.ddl);
-        tokio::task::spawn_blocking(move || ddl.execute(statement))
+        tokio::task::spawn_blocking(move || with_room(|| ddl.execute(statement)))
             .await
+            .map_err(io::Error::other)
+            .and_then(|done| done)
             .map_err(|error| EngineError::Halted(error.to_string()))?
     }
 

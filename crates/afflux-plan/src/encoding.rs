@@ -1,57 +1,43 @@
-//! Plans as versioned JSON, and back with every reference checked.
+//! Plans out of their JSON: nobody gets one that this build can not run.
 
 use std::collections::HashMap;
 
 use afflux_types::OperatorId;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error};
 
 use crate::{Expr, Operator, OperatorKind, Plan};
 
-/// Bytes that are not a plan this build can run.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PlanError {
-    /// Not the JSON of a plan.
-    #[error("not a plan: {0}")]
-    Syntax(#[from] serde_json::Error),
-    /// Written by a newer Afflux.
-    #[error("the plan has version {found}; this build reads up to {}", Plan::VERSION)]
-    Version {
-        /// The version found.
-        found: u16,
-    },
-    /// The graph is not one.
-    #[error("the plan's graph is broken: {0}")]
-    Graph(String),
-}
-
-/// A plan's bytes.
-pub fn encode(plan: &Plan) -> Vec<u8> {
-    serde_json::to_vec(plan).expect("a plan has only string keys")
-}
-
-/// A plan from its bytes, checked.
-pub fn decode(bytes: &[u8]) -> Result<Plan, PlanError> {
-    #[derive(Deserialize)]
-    struct Head {
-        version: u16,
+impl<'de> Deserialize<'de> for Plan {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The version comes first, and is looked at before anything that a newer one may have.
+        #[derive(Deserialize)]
+        struct Unchecked {
+            #[serde(deserialize_with = "known_version")]
+            version: u16,
+            operators: Vec<Operator>,
+            key: Option<Vec<usize>>,
+        }
+        let Unchecked { version, operators, key } = Unchecked::deserialize(deserializer)?;
+        let plan = Self { version, operators, key };
+        match check(&plan) {
+            Ok(()) => Ok(plan),
+            Err(fault) => Err(D::Error::custom(format!("the plan's graph is broken: {fault}"))),
+        }
     }
-    let head: Head = serde_json::from_slice(bytes)?;
-    if head.version == 0 || head.version > Plan::VERSION {
-        return Err(PlanError::Version { found: head.version });
-    }
-    // An expression nests as deep as the query's, which the dialect bounds.
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    deserializer.disable_recursion_limit();
-    let plan = Plan::deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    check(&plan)?;
-    Ok(plan)
 }
 
-fn check(plan: &Plan) -> Result<(), PlanError> {
+fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    let found = u16::deserialize(deserializer)?;
+    if (1..=Plan::VERSION).contains(&found) {
+        return Ok(found);
+    }
+    let known = Plan::VERSION;
+    Err(D::Error::custom(format!("the plan has version {found}; this build reads up to {known}")))
+}
+
+fn check(plan: &Plan) -> Result<(), String> {
     if plan.operators.is_empty() {
-        return Err(PlanError::Graph("it has no operator".to_owned()));
+        return Err("it has no operator".to_owned());
     }
     let mut seen: HashMap<OperatorId, &Operator> = HashMap::new();
     for operator in &plan.operators {
@@ -62,15 +48,15 @@ fn check(plan: &Plan) -> Result<(), PlanError> {
             Some(inputs) => fault(operator, &inputs),
         };
         if let Some(fault) = fault {
-            return Err(PlanError::Graph(format!("operator {}: {fault}", operator.id)));
+            return Err(format!("operator {}: {fault}", operator.id));
         }
         if seen.insert(operator.id, operator).is_some() {
-            return Err(PlanError::Graph(format!("operator {} occurs twice", operator.id)));
+            return Err(format!("operator {} occurs twice", operator.id));
         }
     }
     let width = plan.columns().len();
     if plan.key.iter().flatten().any(|&column| column >= width) {
-        return Err(PlanError::Graph("the key names a column that is not there".to_owned()));
+        return Err("the key names a column that is not there".to_owned());
     }
     Ok(())
 }

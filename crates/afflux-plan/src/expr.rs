@@ -83,6 +83,13 @@ pub enum Expr {
 }
 
 impl Expr {
+    /// Whether a test holds for the expression or anything in it.
+    pub fn any(&self, test: impl Fn(&Self) -> bool) -> bool {
+        let mut found = false;
+        self.visit(&mut |part| found |= test(part));
+        found
+    }
+
     /// Shows the expression and everything in it, outermost first.
     pub fn visit(&self, see: &mut impl FnMut(&Self)) {
         see(self);

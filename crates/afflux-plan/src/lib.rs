@@ -13,7 +13,6 @@ mod operator;
 mod text;
 mod types;
 
-pub use encoding::{PlanError, decode, encode};
 pub use expr::{BinaryOperator, Expr, Scalar, UnaryOperator};
 pub use operator::{
     AggregateCall, AggregateFunction, JoinKind, Operator, OperatorKind, Plan, StateTable,

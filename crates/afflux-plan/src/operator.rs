@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Column, ColumnType, Expr};
 
 /// A resolved dataflow graph of one view.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// The encoding's version.
     pub version: u16,

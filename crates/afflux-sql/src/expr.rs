@@ -94,9 +94,7 @@ pub(crate) fn interval(millis: i64) -> Expr {
 
 /// Whether the value depends on when it is computed.
 pub(crate) fn has_now(expr: &Expr) -> bool {
-    let mut found = false;
-    expr.visit(&mut |part| found |= matches!(part, Expr::Now));
-    found
+    expr.any(|part| matches!(part, Expr::Now))
 }
 
 /// Counts how often each column is used.

@@ -309,6 +309,11 @@ impl Pair {
     #[inline]
     fn add_finite(&mut self, value: f64) {
         let sum = self.high + value;
+        if !sum.is_finite() {
+            // Out of range for good. What was lost on the way there can not be told any more.
+            (self.high, self.low) = (sum, 0.0);
+            return;
+        }
         let part = sum - self.high;
         let error = (self.high - (sum - part)) + (value - part);
         let low = self.low + error;

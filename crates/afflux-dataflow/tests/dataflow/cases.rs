@@ -134,6 +134,30 @@ fn expressions() {
 }
 
 #[test]
+fn a_chain_of_conditions_costs_as_much_as_its_links() {
+    // Evaluating a side twice a link would take 2^60 steps.
+    let quotient = || binary(BinaryOperator::Divide, int(10), Expr::Column(0));
+    for (op, expected) in
+        [(BinaryOperator::And, Value::Int(1)), (BinaryOperator::Or, Value::Int(0))]
+    {
+        let limit = if op == BinaryOperator::And { -1 } else { 100 };
+        let link = || binary(BinaryOperator::Greater, quotient(), int(limit));
+        let chain = (0..60).fold(link(), |chain, _| binary(op, chain, link()));
+        let as_number = Expr::Case {
+            operand: None,
+            branches: vec![(chain, int(1))],
+            otherwise: Some(Box::new(int(0))),
+        };
+        let row = [Value::Int(3), NULL, NULL];
+        assert_eq!(computed(&as_number, DataType::Int64, &row), Ok(expected));
+        assert_eq!(
+            computed(&as_number, DataType::Int64, &[Value::Int(0), NULL, NULL]),
+            Err("division by zero".to_owned())
+        );
+    }
+}
+
+#[test]
 fn now_is_the_epochs() {
     let day = Expr::Literal(Scalar {
         scalar_type: ColumnType(DataType::Interval(IntervalUnit::MonthDayNano)),
@@ -326,6 +350,9 @@ fn float_sums_forget_what_is_taken_back() {
     check(sum, &[(f64::INFINITY, 1), (2.0, 1)], Some(f64::INFINITY));
     check(sum, &[(f64::INFINITY, 1), (2.0, 1), (f64::INFINITY, -1)], Some(2.0));
     check(sum, &[(1e308, 2), (1e308, -2)], None);
+    check(sum, &[(1e308, 1), (1e308, 1)], Some(f64::INFINITY));
+    check(sum, &[(1e308, 1), (1e308, 1), (1e308, -1)], Some(f64::INFINITY));
+    check(sum, &[(-1e308, 1), (-1e308, 1)], Some(f64::NEG_INFINITY));
     check(sum, &[(1.5, 1), (1.5, -1)], None);
     check(AggregateFunction::Avg, &[(1.0, 3), (2.0, 1)], Some(1.25));
     check(AggregateFunction::Max, &[(1.0, 1), (f64::NAN, 1), (f64::NAN, -1)], Some(1.0));

@@ -11,7 +11,7 @@ use std::{
 
 use afflux_codec::json;
 use afflux_env::sim::Sim;
-use afflux_log::{EmbeddedLog, Entry, Group, Log, TopicSpec};
+use afflux_log::{EmbeddedLog, Entry, Group, Log, LogOptions, TopicSpec};
 use afflux_record::{Compression, batch::Builder};
 use afflux_sql::Statement;
 use afflux_types::{Timestamp, TopicPartition};
@@ -20,7 +20,15 @@ use super::world::{log_options, name};
 use crate::{Engine, EngineError, EngineOptions, Event, PipelineState};
 
 fn open(sim: &Sim, options: EngineOptions) -> (Arc<EmbeddedLog>, Engine) {
-    let log = EmbeddedLog::open(&sim.env(), Path::new("/data"), log_options()).unwrap();
+    open_with(sim, log_options(), options)
+}
+
+fn open_with(
+    sim: &Sim,
+    log_options: LogOptions,
+    options: EngineOptions,
+) -> (Arc<EmbeddedLog>, Engine) {
+    let log = EmbeddedLog::open(&sim.env(), Path::new("/data"), log_options).unwrap();
     let log = Arc::new(log);
     let engine = Engine::start(sim.env(), log.clone(), options).unwrap();
     (log, engine)
@@ -94,6 +102,39 @@ async fn a_served_engine_defines_reads_follows_and_stops() {
     produce(&log, 1).await;
     let Event::Changes { changes, .. } = resumed.next().await.unwrap() else { panic!() };
     assert_eq!(changes.len(), 2);
+    engine.shutdown().await;
+}
+
+/// Whatever may be created has to be computed, read back from the log and computed again, on the
+/// stacks that the engine's threads have.
+#[tokio::test]
+async fn a_view_as_deep_as_may_be_is_computed_and_comes_back() {
+    let sim = Sim::new(3);
+    let roomy = LogOptions { whole_group_bytes_max: 1 << 20, ..log_options() };
+    let open = || open_with(&sim, roomy.clone(), EngineOptions::default());
+    let (log, engine) = open();
+    log.ensure_topic(&TopicSpec { name: name("s"), partitions: 1 }).unwrap();
+    let sum = vec!["v"; 490].join(" + ");
+    let any = vec!["abs(v) = 3"; 245].join(" OR ");
+    let view = format!("CREATE MATERIALIZED VIEW deep AS SELECT {sum} AS v, {any} AS w FROM s;");
+    let source = "CREATE SOURCE s (v BIGINT) WITH (topic = 's', format = 'json');";
+    sql(&engine, &format!("{source}{view}")).await.unwrap();
+    produce(&log, 2).await;
+    let view = engine.catalog().find("deep").unwrap().id;
+    engine.shutdown().await;
+    log.shutdown();
+    let (log, engine) = open();
+    let mut follower = engine.follow(view, None).unwrap();
+    produce(&log, 3).await;
+    let mut rows = Vec::new();
+    while rows.len() < 2 {
+        rows.extend(match follower.next().await.unwrap() {
+            Event::Snapshot { rows, .. } => json::rows(&rows.batch),
+            Event::Changes { changes, .. } => json::rows(&changes.batch),
+            Event::Reset { .. } => Vec::new(),
+        });
+    }
+    assert_eq!(rows, ["{\"v\":980,\"w\":false}", "{\"v\":1470,\"w\":true}"]);
     engine.shutdown().await;
 }
 
