@@ -1,8 +1,8 @@
 //! The encoding of plans: what was once written has to stay readable.
 
 use afflux_plan::{
-    AggregateCall, AggregateFunction, BinaryOperator, Column, ColumnType, Expr,
-    JoinKind, Operator, OperatorKind, Plan, Scalar, StateTable, UnaryOperator,
+    AggregateCall, AggregateFunction, BinaryOperator, Column, ColumnType, Expr, JoinKind, Operator,
+    OperatorKind, Plan, Scalar, StateTable, UnaryOperator,
 };
 use afflux_types::{ObjectId, OperatorId, TableId};
 use arrow::datatypes::{DataType, IntervalUnit, TimeUnit};

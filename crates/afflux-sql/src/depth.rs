@@ -112,50 +112,6 @@ pub(crate) fn nests_tables(tokens: &[TokenWithSpan]) -> bool {
     false
 }
 
-/// How often what is written once may be doubled.
-const DOUBLINGS_MAX: usize = 8;
-
-/// Whether expressions nest that are planned with an operand in two places: `coalesce(a, b)` is
-/// `CASE WHEN a IS NOT NULL THEN a …`, `a BETWEEN b AND c` is `a >= b AND a <= c`. Of n within each
-/// other there would be 2^n.
-pub(crate) fn doubles(tokens: &[TokenWithSpan]) -> bool {
-    // Per parenthesis: whether it is such a call, the operand before the next AND, the worst one.
-    let mut levels = vec![(false, 0_usize, 0_usize)];
-    let mut call = false;
-    for token in tokens {
-        let word = match &token.token {
-            Token::Word(word) => word.value.to_ascii_lowercase(),
-            _ => String::new(),
-        };
-        match &token.token {
-            Token::LParen => levels.push((call, 0, 0)),
-            Token::RParen if levels.len() > 1 => {
-                let (call, operand, worst) = levels.pop().unwrap_or_default();
-                let level = levels.last_mut().expect("the outermost level stays");
-                level.1 = level.1.max(operand.max(worst) + usize::from(call));
-            }
-            Token::Comma => next_operand(&mut levels),
-            _ if matches!(word.as_str(), "and" | "or") => next_operand(&mut levels),
-            _ if word == "between" => {
-                levels.last_mut().expect("the outermost level stays").1 += 1;
-            }
-            _ => {}
-        }
-        if levels.last().is_some_and(|(_, operand, _)| *operand > DOUBLINGS_MAX) {
-            return true;
-        }
-        call = matches!(word.as_str(), "coalesce" | "nvl" | "ifnull");
-    }
-    false
-}
-
-/// What follows is another operand than what stood before.
-fn next_operand(levels: &mut [(bool, usize, usize)]) {
-    if let Some((_, operand, worst)) = levels.last_mut() {
-        *worst = (*worst).max(std::mem::take(operand));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use datafusion::sql::sqlparser::{dialect::PostgreSqlDialect, tokenizer::Tokenizer};
@@ -183,24 +139,5 @@ mod tests {
         check("x FROM a JOIN b ON true JOIN c ON true", 2);
         check("CASE WHEN a THEN CASE WHEN b THEN c END END", 2);
         check(")))1 + 1", 1);
-    }
-
-    #[test]
-    fn what_doubles_is_found() {
-        let check = |text: &str, expected: bool| {
-            let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location();
-            let mut tokens = tokens.expect("tokens");
-            tokens.retain(|token| !matches!(token.token, Token::Whitespace(_)));
-            assert_eq!(doubles(&tokens), expected, "{text}");
-        };
-        let nested = |n: usize| format!("{}a{}", "coalesce(".repeat(n), ", 1)".repeat(n));
-        check(&nested(DOUBLINGS_MAX), false);
-        check(&nested(DOUBLINGS_MAX + 1), true);
-        let between = |n: usize| format!("{}a{}", "(".repeat(n), " BETWEEN b AND c)".repeat(n));
-        check(&between(DOUBLINGS_MAX), false);
-        check(&between(DOUBLINGS_MAX + 1), true);
-        check(&vec!["a BETWEEN b AND c"; 50].join(" AND "), false);
-        check(&vec!["coalesce(a, b)"; 50].join(", "), false);
-        check("))) coalesce", false);
     }
 }

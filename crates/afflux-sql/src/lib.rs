@@ -24,6 +24,7 @@ mod options;
 mod parser;
 mod planner;
 mod shape;
+mod size;
 mod stack;
 mod statement;
 mod tumble;
@@ -33,6 +34,7 @@ pub use error::{Position, SqlError};
 pub use options::{OptionSpec, SOURCE_OPTIONS, TABLE_OPTIONS};
 pub use parser::parse;
 pub use planner::{plan_view, query_objects};
+pub use size::check_size;
 pub use statement::{
     CreateSource, CreateTable, CreateView, CsvFile, Drop, DropKind, Query, Session, Show, Statement,
 };

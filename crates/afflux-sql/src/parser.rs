@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::{
 
 use crate::{
     Position, Query, Session, Show, SqlError, Statement, ddl,
-    depth::{depth, doubles, nests_tables},
+    depth::{depth, nests_tables},
     dialect::AffluxDialect,
     error::sqlstate,
     stack,
@@ -49,7 +49,7 @@ fn statement(lines: &Lines<'_>, tokens: &[TokenWithSpan]) -> Result<Statement, S
     let significant: Vec<_> =
         tokens.iter().filter(|token| is_significant(&token.token)).cloned().collect();
     let depth = depth(&significant);
-    if depth > DEPTH_MAX || nests_tables(&significant) || doubles(&significant) {
+    if depth > DEPTH_MAX || nests_tables(&significant) {
         return Err(too_deep().at(significant.first().and_then(|t| position(t.span.start))));
     }
     stack::with(depth, || {

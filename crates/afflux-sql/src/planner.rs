@@ -28,7 +28,7 @@ use crate::{
     error::{nearest, sqlstate},
     lower,
     parser::fold,
-    shape, stack, tumble,
+    shape, size, stack, tumble,
 };
 
 /// The plan of a materialised view.
@@ -115,6 +115,7 @@ fn logical(query: ast::Query, catalog: &Catalog) -> Result<LogicalPlan, SqlError
     let planned = SqlToRel::new_with_options(&context, options)
         .sql_statement_to_plan(ast::Statement::Query(Box::new(query)))
         .map_err(|error| from_datafusion(&error))?;
+    size::check_size(&planned)?;
     lower::check(&planned)?;
     let analyzed = Analyzer::new()
         .execute_and_check(planned, &ConfigOptions::default(), |_, _| {})

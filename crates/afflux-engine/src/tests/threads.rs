@@ -110,7 +110,7 @@ async fn a_served_engine_defines_reads_follows_and_stops() {
 #[tokio::test]
 async fn a_view_as_deep_as_may_be_is_computed_and_comes_back() {
     let sim = Sim::new(3);
-    let roomy = LogOptions { whole_group_bytes_max: 1 << 20, ..log_options() };
+    let roomy = LogOptions { chunk_bytes: 8 << 10, ..log_options() };
     let open = || open_with(&sim, roomy.clone(), EngineOptions::default());
     let (log, engine) = open();
     log.ensure_topic(&TopicSpec { name: name("s"), partitions: 1 }).unwrap();

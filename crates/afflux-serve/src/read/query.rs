@@ -230,6 +230,7 @@ async fn plan(
     let query = pg_catalog::rewrite(query.ast(), catalog);
     let statement = PlannerStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
     let plan = state.statement_to_plan(statement).await?;
+    afflux_sql::check_size(&plan)?;
     Ok(plan)
 }
 
