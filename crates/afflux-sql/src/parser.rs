@@ -18,7 +18,7 @@ use crate::{
     depth::{depth, nests_tables},
     dialect::AffluxDialect,
     error::sqlstate,
-    stack,
+    size, stack,
     statement::DropKind,
 };
 
@@ -270,6 +270,7 @@ impl<'a> Cursor<'a> {
         ) {
             return Err(not_a_query().at(at));
         }
+        size::check_relations(&ast).map_err(|error| error.at(at))?;
         let first = self.tokens.iter().position(|token| token.span.start == from).unwrap_or(0);
         let text = self.lines.text(&self.tokens[first..]).to_owned();
         Ok(Query { text, ast, columns: Vec::new(), depth: self.depth })
