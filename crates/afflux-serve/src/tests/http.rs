@@ -141,6 +141,8 @@ async fn errors_say_what_where_and_what_to_do() {
     check("SELECT 1/0", 400, "22012", json!(null)).await;
     check("SELECT nofunction(1)", 400, "42883", json!({"line": 1, "column": 8})).await;
     check("SELECT 1; SELECT 2", 400, "42601", json!(null)).await;
+    let nested = format!("SELECT {}1{}", "coalesce(".repeat(30), ", 2)".repeat(30));
+    check(&nested, 400, "54001", json!(null)).await;
     let (status, lines) = sql(&serving, "SELECT 1").await;
     assert_eq!((status, lines[0]["error"]["sqlstate"].as_str()), (400, Some("08P01")));
     let (status, _) = sql(&serving, r#"{"query": "SELECT 1", "extra": 1}"#).await;
