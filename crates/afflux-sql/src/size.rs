@@ -155,7 +155,7 @@ impl Sizes {
             own.push(size(expr, &of_column));
             Ok(TreeNodeRecursion::Continue)
         })?;
-        own.iter().for_each(|&size| self.add(size));
+        self.add(own.iter().copied().fold(0, u64::saturating_add));
         let mut columns = match plan {
             LogicalPlan::Projection(_) | LogicalPlan::Aggregate(_) => own,
             // Rows of several inputs: what goes down goes down each.
