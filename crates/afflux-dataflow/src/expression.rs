@@ -264,17 +264,23 @@ fn operator(op: BinaryOperator) -> Operator {
 
 /// `AND` and `OR` that look at the right side only where the left one does not decide. Each side
 /// is evaluated once: a chain of them costs as much as its parts.
-#[derive(Debug, Clone, Eq, Hash)]
+#[derive(Debug, Clone, Eq)]
 struct Guarded {
     or: bool,
     left: Physical,
     right: Physical,
 }
 
-// Deriving it would move the sides out.
+// Deriving equality would move the sides out.
 impl PartialEq for Guarded {
     fn eq(&self, other: &Self) -> bool {
         self.or == other.or && self.left.eq(&other.left) && self.right.eq(&other.right)
+    }
+}
+
+impl std::hash::Hash for Guarded {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.or, &self.left, &self.right).hash(state);
     }
 }
 
