@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::{
     args::{JournalArgs, JournalCommand},
     failure::{Failure, Status},
+    terminal::say,
 };
 
 /// Runs the command.
@@ -25,14 +26,14 @@ pub(crate) fn run(args: &JournalArgs) -> Result<(), Failure> {
 fn check(dir: &Path, json: bool) -> Result<(), Failure> {
     let checked = journal::check(dir).map_err(|error| Failure::start(&error))?;
     if json {
-        println!("{}", as_json(&checked));
+        say!("{}", as_json(&checked));
     } else {
-        println!("files:   {}", checked.files);
-        println!("frames:  {}", checked.frames);
-        println!("groups:  {}", checked.groups);
-        println!("end:     position {}", checked.end);
+        say!("files:   {}", checked.files);
+        say!("frames:  {}", checked.frames);
+        say!("groups:  {}", checked.groups);
+        say!("end:     position {}", checked.end);
         if checked.is_torn {
-            println!("tail:    torn; what was not durable is cut at the next start");
+            say!("tail:    torn; what was not durable is cut at the next start");
         }
         tell(&checked);
     }
@@ -60,12 +61,15 @@ fn damaged(message: &str, checked: &Checked) -> Failure {
 fn tell(checked: &Checked) {
     for damage in &checked.damage {
         let path = damage.path.display();
-        println!("damaged: {path}, position {}: {}", damage.position, damage.reason);
+        say!("damaged: {path}, position {}: {}", damage.position, damage.reason);
     }
     for loss in &checked.losses {
-        println!(
+        say!(
             "behind:  {}, offsets {} to {}, {} records readable",
-            loss.partition, loss.from, loss.to, loss.records
+            loss.partition,
+            loss.from,
+            loss.to,
+            loss.records
         );
     }
 }
@@ -101,13 +105,13 @@ fn as_json(checked: &Checked) -> serde_json::Value {
 fn repair(dir: &Path, yes: bool) -> Result<(), Failure> {
     let repaired = journal::repair(dir, |checked| {
         tell(checked);
-        println!("This place and everything behind it leave the journal, for DIR/quarantine.");
+        say!("This place and everything behind it leave the journal, for DIR/quarantine.");
         yes || confirmed()
     });
     match repaired {
         Ok(repaired) => {
-            println!("The journal ends before that place now, and the node starts.");
-            println!("What was taken out, and a report: {}", repaired.quarantine.display());
+            say!("The journal ends before that place now, and the node starts.");
+            say!("What was taken out, and a report: {}", repaired.quarantine.display());
             Ok(())
         }
         Err(RepairError::Open(error)) => Err(Failure::start(&error)),

@@ -36,6 +36,7 @@ use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command, CompletionsArgs, Shell, VersionArgs};
 use failure::Failure;
+use terminal::say;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -64,9 +65,9 @@ fn main() -> ExitCode {
 fn version(args: &VersionArgs) {
     let version = env!("CARGO_PKG_VERSION");
     if args.json {
-        println!("{}", serde_json::json!({ "version": version }));
+        say!("{}", serde_json::json!({ "version": version }));
     } else {
-        println!("afflux {version}");
+        say!("afflux {version}");
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     args::{TopicArgs, TopicCommand},
     failure::{Failure, Status},
     kafka,
+    terminal::say,
 };
 
 /// Runs the command.
@@ -20,7 +21,7 @@ pub(crate) fn run(args: TopicArgs) -> Result<(), Failure> {
         TopicCommand::List { node, json } => list(&node.kafka, json),
         TopicCommand::Create { topic, partitions, node } => {
             create(&node.kafka, &[topic.as_str()], partitions, false)?;
-            println!("topic \"{topic}\" is created");
+            say!("topic \"{topic}\" is created");
             Ok(())
         }
         TopicCommand::Describe { topic, node, json } => describe(&node.kafka, &topic, json),
@@ -40,15 +41,15 @@ fn list(address: &str, json: bool) -> Result<(), Failure> {
     topics.sort_unstable();
     if json {
         for (topic, partitions) in topics {
-            println!("{}", json!({ "topic": topic, "partitions": partitions }));
+            say!("{}", json!({ "topic": topic, "partitions": partitions }));
         }
     } else if topics.is_empty() {
-        println!("no topics");
+        say!("no topics");
     } else {
         let width = topics.iter().map(|(topic, _)| topic.len()).max().unwrap_or(0).max(5);
-        println!("{:width$}  partitions", "topic");
+        say!("{:width$}  partitions", "topic");
         for (topic, partitions) in topics {
-            println!("{topic:width$}  {partitions:>10}");
+            say!("{topic:width$}  {partitions:>10}");
         }
     }
     Ok(())
@@ -58,19 +59,19 @@ fn describe(address: &str, topic: &str, json: bool) -> Result<(), Failure> {
     let consumer = consumer(address)?;
     let partitions = kafka::partitions(address, consumer.client(), topic)?;
     if !json {
-        println!("partition       start         end     records");
+        say!("partition       start         end     records");
     }
     for partition in partitions {
         let (start, end) = consumer
             .fetch_watermarks(topic, partition, kafka::ANSWER_WITHIN)
             .map_err(|error| kafka::failure(address, &error))?;
         if json {
-            println!(
+            say!(
                 "{}",
                 json!({ "topic": topic, "partition": partition, "start": start, "end": end })
             );
         } else {
-            println!("{partition:>9}  {start:>10}  {end:>10}  {:>10}", end - start);
+            say!("{partition:>9}  {start:>10}  {end:>10}  {:>10}", end - start);
         }
     }
     Ok(())
@@ -104,7 +105,7 @@ fn delete(address: &str, topic: &str) -> Result<(), Failure> {
     for outcome in outcomes {
         outcome.map_err(|(_, code)| refused(topic, code))?;
     }
-    println!("topic \"{topic}\" is deleted");
+    say!("topic \"{topic}\" is deleted");
     Ok(())
 }
 

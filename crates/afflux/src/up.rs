@@ -1,8 +1,8 @@
 //! `afflux up`: one node in the foreground.
 
-use std::io::Read;
+use std::io::{self, Read, Write};
 
-use afflux_server::{Config, CrashPlan, Node};
+use afflux_server::{Addresses, Config, CrashPlan, Node};
 use anyhow::Context;
 use tokio::sync::oneshot;
 
@@ -46,22 +46,26 @@ pub(crate) fn run(args: &UpArgs) -> Result<(), Failure> {
     runtime.block_on(serve(config, args))
 }
 
+fn announce(addresses: &Addresses, args: &UpArgs, out: &mut impl Write) -> io::Result<()> {
+    if args.json {
+        return writeln!(out, "{}", serde_json::to_string(addresses)?);
+    }
+    let told = args.kafka_advertised.as_ref();
+    let told = told.map_or(String::new(), |place| format!(", clients are told {place}"));
+    writeln!(out, "kafka:    {}{told}", addresses.kafka)?;
+    writeln!(out, "postgres: {}", addresses.postgres)?;
+    writeln!(out, "http:     http://{}/", addresses.http)?;
+    writeln!(out, "data:     {}", args.data_dir.display())?;
+    writeln!(out, "Ctrl-C stops the node.")
+}
+
 async fn serve(config: Config, args: &UpArgs) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let parent_gone = args.until_stdin_ends.then(stdin_end);
     let mut node = Node::start(config).await.map_err(|error| Failure::start(&error))?;
     let addresses = node.addresses();
-    if args.json {
-        println!("{}", serde_json::to_string(&addresses).context("printing the addresses")?);
-    } else {
-        let told = args.kafka_advertised.as_ref();
-        let told = told.map_or(String::new(), |place| format!(", clients are told {place}"));
-        println!("kafka:    {}{told}", addresses.kafka);
-        println!("postgres: {}", addresses.postgres);
-        println!("http:     http://{}/", addresses.http);
-        println!("data:     {}", args.data_dir.display());
-        println!("Ctrl-C stops the node.");
-    }
+    // A node serves, whether or not somebody reads this.
+    let _ = announce(&addresses, args, &mut std::io::stdout());
     if addresses.kafka.ip().is_unspecified() && args.kafka_advertised.is_none() {
         failure::warn(
             &format!(

@@ -40,6 +40,17 @@ fn signals_end_a_node_cleanly() {
 }
 
 #[test]
+fn who_stops_reading_ends_a_command_without_a_fault() {
+    for command in [&["version"][..], &["version", "--json"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = afflux().args(command).stdout(writer).output().expect("it runs");
+        assert!(output.status.success(), "{command:?}: {}", output.status);
+        assert!(output.stderr.is_empty(), "{command:?}: {}", support::text(&output.stderr[..]));
+    }
+}
+
+#[test]
 fn topics_are_created_listed_described_and_deleted() {
     let node = Node::start();
     assert_eq!(node.run(&["topic", "list"]).ok(), "no topics\n");

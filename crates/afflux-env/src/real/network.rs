@@ -1,12 +1,21 @@
 //! TCP.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{Connection, Listener, Network, network::BoxFuture};
 
-/// TCP. Connections send at once: whoever batches does so on purpose, above.
+/// How long the other side may be silent before it is asked whether it is still there.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long between questions that stay unanswered.
+const ASKED_EVERY: Duration = Duration::from_secs(15);
+/// After so many of these it is gone.
+const ASKED_TIMES: u32 = 4;
+
+/// TCP. Connections send at once: whoever batches does so on purpose, above. One whose other side
+/// has gone without a word fails after two minutes, so that it does not hold what it has for ever.
 #[derive(Debug)]
 pub struct RealNetwork;
 
@@ -22,10 +31,19 @@ impl Network for RealNetwork {
     fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Connection>>> {
         Box::pin(async move {
             let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
+            prepare(&stream)?;
             Ok(Box::new(stream) as Box<dyn Connection>)
         })
     }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, SILENCE)?;
+    sockopt::set_tcp_keepintvl(stream, ASKED_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, ASKED_TIMES)?;
+    Ok(())
 }
 
 struct RealListener {
@@ -41,7 +59,7 @@ impl Listener for RealListener {
     fn accept(&self) -> BoxFuture<'_, io::Result<(Box<dyn Connection>, SocketAddr)>> {
         Box::pin(async move {
             let (stream, peer) = self.listener.accept().await?;
-            stream.set_nodelay(true)?;
+            prepare(&stream)?;
             Ok((Box::new(stream) as Box<dyn Connection>, peer))
         })
     }

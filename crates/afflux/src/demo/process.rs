@@ -2,8 +2,8 @@
 //!
 //! 1. A thread starts `afflux up` from this very binary and waits for its ready file.
 //! 2. When the child ends though nobody asked for it, it is started again on the same data and
-//!    the same addresses. A child that a signal ended may be started again any number of times;
-//!    one that ended by itself before it served says why, and that is the demo's end.
+//!    the same addresses. It may be killed any number of times while it serves, and a few times
+//!    before; one that ended by itself before it served says why, and that is the demo's end.
 //! 3. The child ends when its standard input does, so it never outlives this process, however
 //!    that ends; and being in a process group of its own, it does not see the terminal's Ctrl-C
 //!    before we have done with it.
@@ -35,6 +35,8 @@ const LOOK: Duration = Duration::from_millis(2);
 const READY_WITHIN: Duration = Duration::from_mins(2);
 /// How long a node may take to end after it was asked to.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// How many children in a row may be killed before they serve.
+const KILLED_MAX: usize = 5;
 /// How many lines of the child's last words are kept.
 const LAST_WORDS: usize = 8;
 /// How many ports behind the usual one are tried.
@@ -152,10 +154,12 @@ impl Drop for NodeProcess {
 
 /// Runs one child after the other until the demo ends or a child can not be brought back.
 fn guard(mut place: Place, shared: &Shared, screen: &Screen) -> Result<(), Failure> {
+    let mut killed = 0;
     loop {
         let mut life = Life::begin(&place)?;
         match life.until_ready(&place, shared)? {
             Ready::Serving(addresses) => {
+                killed = 0;
                 place.listen = addresses;
                 let pid = life.child.id();
                 let mut state = shared.state();
@@ -172,7 +176,15 @@ fn guard(mut place: Place, shared: &Shared, screen: &Screen) -> Result<(), Failu
                 }
                 screen.node_ended(pid, ended);
             }
-            Ready::Killed => {}
+            Ready::Killed => {
+                killed += 1;
+                if killed == KILLED_MAX {
+                    let message = format!("the node was killed {killed} times before it served");
+                    return Err(Failure::new(Status::CannotStart, message).hint(
+                        "see whether the system ran out of memory, for instance with dmesg",
+                    ));
+                }
+            }
             Ready::Stopped => return Ok(()),
         }
     }

@@ -6,6 +6,8 @@ use afflux_server::Addresses;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::terminal::say;
+
 /// How many rows of the view are shown.
 pub(crate) const TOP: usize = 5;
 /// How often bars are drawn.
@@ -88,10 +90,10 @@ impl Screen {
             Self::Drawn(bars) if !bars.bar.is_finished() => {
                 let _ = bars.multi.println(line);
             }
-            Self::Drawn(_) | Self::Plain => println!("{line}"),
+            Self::Drawn(_) | Self::Plain => say!("{line}"),
             Self::Json => {
                 fields["event"] = json!(event);
-                println!("{fields}");
+                say!("{fields}");
             }
         }
     }
@@ -136,11 +138,9 @@ impl Screen {
                 let busiest = top.first().map_or(String::new(), |route| {
                     format!("; busiest {}", describe(route).trim_end())
                 });
-                println!(
-                    "{clock}: {sent} records sent, {rate:.0}/s, {shown} landings shown{busiest}"
-                );
+                say!("{clock}: {sent} records sent, {rate:.0}/s, {shown} landings shown{busiest}");
             }
-            Self::Json => println!(
+            Self::Json => say!(
                 "{}",
                 json!({
                     "event": "progress", "clock": clock, "sent": sent, "total": total,

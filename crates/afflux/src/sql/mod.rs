@@ -15,6 +15,7 @@ use crate::{
     args::SqlArgs,
     failure::{Failure, Status},
     http::Node,
+    terminal::say,
 };
 use split::Splitter;
 
@@ -96,10 +97,7 @@ fn interactive(node: &Node, json: bool) -> Result<(), Failure> {
     let lost =
         |error: ReadlineError| Failure::new(Status::Failed, format!("the terminal: {error}"));
     let mut editor = DefaultEditor::new().map_err(lost)?;
-    println!(
-        "afflux {}. End statements with a semicolon; Ctrl-D leaves.",
-        env!("CARGO_PKG_VERSION")
-    );
+    say!("afflux {}. End statements with a semicolon; Ctrl-D leaves.", env!("CARGO_PKG_VERSION"));
     let mut splitter = Splitter::default();
     loop {
         let prompt = if splitter.is_empty() { "afflux> " } else { "     -> " };
