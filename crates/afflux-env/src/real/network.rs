@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::{Connection, Listener, Network, network::BoxFuture};
 
 /// How long the other side may be silent before it is asked whether it is still there.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 /// How long between questions that stay unanswered.
 const ASKED_EVERY: Duration = Duration::from_secs(15);
 /// After so many of these it is gone.

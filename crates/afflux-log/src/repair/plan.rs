@@ -94,7 +94,9 @@ pub(super) enum Metadata {
 pub(super) fn metadata(walk: &Walk) -> Metadata {
     let fold = |changes: &[Change]| {
         let mut meta = Meta::new();
-        changes.iter().for_each(|change| meta.apply(change.clone()));
+        for change in changes {
+            meta.apply(change.clone());
+        }
         meta
     };
     let is_sum = |change: &Change| matches!(change, Change::Snapshot(_));
