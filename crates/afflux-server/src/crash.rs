@@ -13,6 +13,8 @@
 //!    succeeded and before the log hears of it. Which of the two, the plan's seed decides.
 //! 4. A line `written` or `synced` in the plan's file is the proof. It is written first; a file
 //!    that the process wrote outlives its SIGKILL.
+//! 5. In every other life there is no crash: the process then writes its number beside that file,
+//!    with the extension `spared`.
 //!
 //! A node without a plan has none of these wrappers.
 
@@ -69,11 +71,18 @@ impl CrashPlan {
     }
 
     /// The number of the commit, from 1, and the point of this life's crash. Odd lives have none:
-    /// they are for whoever kills from outside.
+    /// they are for whoever kills from outside, who finds this process named in a file.
     fn choose(&self) -> Option<(u64, Point)> {
         let lives =
             std::fs::read_to_string(&self.ledger).unwrap_or_default().lines().count() as u64;
-        if !lives.is_multiple_of(2) || lives >= self.crashes {
+        if lives >= self.crashes {
+            return None;
+        }
+        if !lives.is_multiple_of(2) {
+            let spared = self.ledger.with_extension("spared");
+            if let Err(error) = std::fs::write(&spared, std::process::id().to_string()) {
+                tracing::error!(%error, "nobody will know that this life is theirs");
+            }
             return None;
         }
         let random = mix(self.seed ^ mix(lives));

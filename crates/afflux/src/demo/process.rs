@@ -164,7 +164,6 @@ fn guard(mut place: Place, shared: &Shared, screen: &Screen) -> Result<(), Failu
                 let pid = life.child.id();
                 let mut state = shared.state();
                 let again = state.addresses.replace(addresses).is_some();
-                state.restarts += u64::from(again);
                 drop(state);
                 shared.serving.store(true, Ordering::SeqCst);
                 shared.changed.notify_all();
@@ -174,9 +173,11 @@ fn guard(mut place: Place, shared: &Shared, screen: &Screen) -> Result<(), Failu
                 if shared.stopping.load(Ordering::SeqCst) {
                     return Ok(());
                 }
+                shared.state().restarts += 1;
                 screen.node_ended(pid, ended);
             }
             Ready::Killed => {
+                shared.state().restarts += 1;
                 killed += 1;
                 if killed == KILLED_MAX {
                     let message = format!("the node was killed {killed} times before it served");
