@@ -29,7 +29,7 @@ const SEED: u64 = 20_130_101;
 const KILLS: usize = 50;
 const MID_COMMIT_MIN: usize = 25;
 /// Epochs that the test leaves a node at most.
-const EPOCHS_MAX: u64 = 20;
+const EPOCHS_MAX: u64 = 10;
 
 fn ledger_lines(ledger: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(ledger).unwrap_or_default();
@@ -51,7 +51,7 @@ fn fifty_kills_leave_no_trace() {
     let ledger = dir.path().join("ledger");
     let spared = ledger.with_extension("spared");
     let mut demo = afflux()
-        .args(["demo", "--json", "--until-done", "--days", "12", "--speed", "1"])
+        .args(["demo", "--json", "--until-done", "--days", "16", "--speed", "1"])
         .args(["--kafka", "127.0.0.1:0", "--postgres", "127.0.0.1:0", "--http", "127.0.0.1:0"])
         .env("AFFLUX_TEST_CRASH", format!("{SEED}:{KILLS}:{}", ledger.display()))
         .stdout(Stdio::piped())
