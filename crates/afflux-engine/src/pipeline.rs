@@ -261,10 +261,10 @@ impl Pipeline {
             .iter_mut()
             .map(|source| {
                 source.watermark(now, |partition| {
-                    at_end
-                        || log
-                            .bounds(&partition.partition)
-                            .is_ok_and(|bounds| bounds.end <= partition.next)
+                    // What an open transaction holds back is still to come.
+                    log.bounds(&partition.partition).is_ok_and(|bounds| {
+                        bounds.end <= partition.next || at_end && bounds.decided == bounds.end
+                    })
                 })
             })
             .collect();

@@ -153,7 +153,7 @@ fn look(
     if wanted.from < bounds.start || wanted.from > bounds.durable {
         return Err(ResponseError::OffsetOutOfRange);
     }
-    let empty = Batches { batches: Vec::new(), next: wanted.from, bounds };
+    let empty = Batches { batches: Vec::new(), aborted: Vec::new(), next: wanted.from, bounds };
     Ok((empty, wanted.from < end))
 }
 
@@ -311,7 +311,13 @@ mod tests {
     #[test]
     fn answers_decode_as_kafkas_in_every_version() {
         let bounds =
-            Bounds { start: Offset(1), stable: Offset(4), durable: Offset(5), end: Offset(9) };
+            Bounds {
+            start: Offset(1),
+            stable: Offset(4),
+            durable: Offset(5),
+            decided: Offset(4),
+            end: Offset(9),
+        };
         let wanted = |index| Wanted {
             index,
             at: Err(ResponseError::UnknownServerError),

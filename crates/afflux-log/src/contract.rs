@@ -18,6 +18,11 @@
 //! 6. A commit is refused, all of it, if one of the partitions that it names does not end where it
 //!    says when the commit would get its place: nobody builds on a commit that was refused
 //!    (checked by the test of a full disk in `afflux-engine`).
+//! 7. A producer's transaction is open in a partition from its first transactional batch there to
+//!    its next marker. Nothing at or behind an open transaction's first offset is shown with
+//!    [`Isolation::Committed`] or [`Isolation::Appended`], and of what was aborted nothing ever
+//!    counts. The engine's epochs are computed from decided records alone, so no later marker can
+//!    change what they should have been (crash test of transactions in `afflux-log`).
 
 use std::{
     future::Future,
@@ -26,7 +31,7 @@ use std::{
 };
 
 use afflux_types::{
-    JournalPosition, LeaderEpoch, Offset, Tick, Timestamp, TopicName, TopicPartition,
+    JournalPosition, LeaderEpoch, Offset, ProducerId, Tick, Timestamp, TopicName, TopicPartition,
 };
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
@@ -110,13 +115,14 @@ impl Future for Ticket {
 /// How far a read may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// Everything with an offset, durable or not. For the engine alone, whose own commits lie
-    /// behind what it has read.
+    /// Everything that is decided (see [`Bounds::decided`]), durable or not; records of aborted
+    /// transactions and markers are left out. For the engine alone, whose own commits lie behind
+    /// what it has read.
     Appended,
     /// Everything durable (Kafka's `read_uncommitted`).
     Uncommitted,
-    /// Everything durable below the last stable offset, aborted records left out by the reader
-    /// (Kafka's `read_committed`).
+    /// Everything durable below the last stable offset (Kafka's `read_committed`). What was
+    /// aborted is there, for batches are not taken apart, and [`Batches::aborted`] names it.
     Committed,
 }
 
@@ -125,21 +131,38 @@ pub enum Isolation {
 pub struct Batches {
     /// Whole v2 batches. The first may begin before the offset that was asked for.
     pub batches: Vec<Bytes>,
-    /// Where to read on.
+    /// With [`Isolation::Committed`], the aborted transactions that have records among these, by
+    /// first offset.
+    pub aborted: Vec<AbortedTransaction>,
+    /// Where to read on. Behind the last batch, or further, if what follows is left out.
     pub next: Offset,
     /// The partition's bounds when this was read.
     pub bounds: Bounds,
 }
 
-/// The four ends of a partition. `start <= stable <= durable <= end`.
+/// A transaction none of whose records count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AbortedTransaction {
+    /// Whose it was.
+    pub producer: ProducerId,
+    /// The offset of its first record.
+    pub first: Offset,
+    /// The offset of the marker that ended it.
+    pub marker: Offset,
+}
+
+/// The ends of a partition. `start <= stable <= durable <= end` and `stable <= decided <= end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// The first offset that is still there.
     pub start: Offset,
-    /// The last stable offset: no transaction is open below it.
+    /// The last stable offset: everything below it is durable and no transaction is open there,
+    /// nor is one whose end is not durable yet.
     pub stable: Offset,
     /// The high watermark: everything below it is durable.
     pub durable: Offset,
+    /// No transaction is open below it, durable or not.
+    pub decided: Offset,
     /// The next offset to be assigned.
     pub end: Offset,
 }
@@ -203,10 +226,10 @@ pub trait Log: Send + Sync + 'static {
     /// one group behind it. `after` itself if nothing was appended since.
     fn next_tick(&self, after: Tick, bytes_max: u64) -> Tick;
 
-    /// Where each partition ended at a tick: the offset that a record appended right behind it
-    /// would have got. A partition younger than the tick ended at 0. Any position will do as a
-    /// tick here; where records were dropped, the answer may be any offset up to the first that
-    /// is left.
+    /// Where each partition ended at a tick for the engine: the first offset of the transactions
+    /// that were open then, else the offset that a record appended right behind the tick would
+    /// have got. A partition younger than the tick ended at 0. Any position will do as a tick
+    /// here; where records were dropped, the answer may be any offset up to the first that is left.
     fn ends(&self, tick: Tick, partitions: &[TopicPartition]) -> Result<Vec<Offset>, ReadError>;
 
     /// Whether what stood before a tick was dropped from the log since, by a repair of corrupt

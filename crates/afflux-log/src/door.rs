@@ -2,27 +2,19 @@
 
 use std::sync::Arc;
 
-use afflux_types::{JournalPosition, LeaderEpoch, Offset, Tick, TopicName, TopicPartition};
+use afflux_types::{JournalPosition, LeaderEpoch, Offset, ProducerId, Tick, TopicName, TopicPartition};
 use tokio::sync::watch;
 
 use crate::{
-    contract::{Batches, Bounds, EpochCommit, Group, Isolation, Log, Ticket, TopicSpec},
+    contract::{AbortedTransaction, Batches, Bounds, EpochCommit, Group, Isolation, Log, Ticket, TopicSpec},
     embedded::EmbeddedLog,
     error::{ReadError, TopicError, TrimError},
-    index::{IndexEntry, Place, Run, Stream, end_in},
+    index::{IndexEntry, Place, Run, SectionsRead, Stream},
     journal::Section,
     reader::{self, Wanted},
     sequencer::Sequencer,
+    transactions::is_visible,
 };
-
-fn bounds_of(stream: &Stream) -> Bounds {
-    Bounds {
-        start: Offset(stream.start),
-        stable: Offset(stream.durable),
-        durable: Offset(stream.durable),
-        end: Offset(stream.end),
-    }
-}
 
 /// What a read asks for.
 struct Request<'a> {
@@ -37,30 +29,30 @@ struct Request<'a> {
 /// What the index says to it.
 enum Found {
     /// These.
-    Batches { wanted: Vec<Wanted>, next: Offset, bounds: Bounds },
+    Batches { wanted: Vec<Wanted>, aborted: Vec<AbortedTransaction>, next: Offset, bounds: Bounds },
     /// The entries of this run can tell, which are not in memory.
     In(Run),
 }
 
-/// Asks the index. `section` is what was read for the last answer, with its file's base.
+/// Asks the index. `sections` are what was read for earlier answers.
 fn look(
     state: &Sequencer,
     request: &Request<'_>,
-    section: Option<&(u64, Arc<Section>)>,
+    sections: &SectionsRead,
 ) -> Result<Found, ReadError> {
     let partition = request.partition;
     let stream = state
         .streams
         .get(&request.number)
         .ok_or_else(|| ReadError::UnknownPartition(partition.clone()))?;
-    let bounds = bounds_of(stream);
+    let bounds = stream.bounds();
     let (from, start, end) = (request.from, bounds.start, bounds.end);
     if from < start || from > end {
         let partition = partition.clone();
         return Err(ReadError::OffsetOutOfRange { partition, offset: from, start, end });
     }
     let limit = match request.isolation {
-        Isolation::Appended => bounds.end,
+        Isolation::Appended => bounds.decided,
         Isolation::Uncommitted => bounds.durable,
         Isolation::Committed => bounds.stable,
     };
@@ -68,12 +60,12 @@ fn look(
     let mut wanted = Vec::new();
     let mut next = from;
     let mut bytes = 0_usize;
-    let mut take = |entry: &IndexEntry, section: Option<&Section>| {
+    let mut take = |entry: &IndexEntry, section: Option<&Arc<Section>>| {
         bytes += entry.bytes as usize;
         if entry.base >= limit.0 || (bytes > request.bytes_max && !wanted.is_empty()) {
             return false;
         }
-        let Some(found) = reader::want(state, entry, section) else { return false };
+        let Some(found) = reader::want(state, entry, section.map(|section| &**section)) else { return false };
         wanted.push(found);
         next = Offset(entry.next());
         true
@@ -84,7 +76,7 @@ fn look(
                 let _ = stream.live.range(first..).all(|entry| take(entry, None));
             }
             Place::Run(run) => {
-                let Some((_, section)) = section.filter(|(base, _)| *base == run.index.base) else {
+                let Some(section) = sections.get(&run.index.base) else {
                     return Ok(Found::In(run));
                 };
                 let first = section.entries.partition_point(|entry| entry.next() <= from.0);
@@ -92,7 +84,22 @@ fn look(
             }
         }
     }
-    Ok(Found::Batches { wanted, next, bounds })
+    let ended = match request.isolation {
+        Isolation::Uncommitted => Vec::new(),
+        _ if next == from => Vec::new(),
+        _ => match stream.ended(from.0, next.0, sections) {
+            Ok(ended) => ended,
+            Err(run) => return Ok(Found::In(run)),
+        },
+    };
+    let aborted = ended.iter().filter(|ended| ended.aborted).map(|ended| AbortedTransaction {
+        producer: ProducerId(ended.producer),
+        first: Offset(ended.first),
+        marker: Offset(ended.marker),
+    });
+    let mut aborted: Vec<_> = aborted.collect();
+    aborted.sort_by_key(|transaction| transaction.first);
+    Ok(Found::Batches { wanted, aborted, next, bounds })
 }
 
 impl Log for EmbeddedLog {
@@ -128,18 +135,22 @@ impl Log for EmbeddedLog {
     ) -> Result<Batches, ReadError> {
         let number = self.stream(partition)?;
         let request = Request { partition, number, from, to, bytes_max, isolation };
-        let mut section = None;
+        let mut sections = SectionsRead::new();
         loop {
-            let found = look(&self.shared.state.lock(), &request, section.as_ref())?;
+            let found = look(&self.shared.state.lock(), &request, &sections)?;
             match found {
-                Found::Batches { wanted, next, bounds } => {
-                    let batches = reader::fetch(partition, &wanted)?;
-                    return Ok(Batches { batches, next, bounds });
+                Found::Batches { wanted, mut aborted, next, bounds } => {
+                    let mut batches = reader::fetch(partition, &wanted)?;
+                    if isolation == Isolation::Appended {
+                        batches.retain(|batch| is_visible(batch, &aborted));
+                        aborted.clear();
+                    }
+                    return Ok(Batches { batches, aborted, next, bounds });
                 }
                 Found::In(run) => {
                     let disk = &*self.shared.env.disk;
                     let read = self.shared.sections.get(disk, partition, &run)?;
-                    section = Some((run.index.base, read));
+                    sections.insert(run.index.base, read);
                 }
             }
         }
@@ -149,7 +160,7 @@ impl Log for EmbeddedLog {
         let number = self.stream(partition)?;
         let state = self.shared.state.lock();
         let stream = state.streams.get(&number);
-        stream.map(bounds_of).ok_or_else(|| ReadError::UnknownPartition(partition.clone()))
+        stream.map(Stream::bounds).ok_or_else(|| ReadError::UnknownPartition(partition.clone()))
     }
 
     fn next_tick(&self, after: Tick, bytes_max: u64) -> Tick {
@@ -165,19 +176,23 @@ impl Log for EmbeddedLog {
         let mut ends = Vec::with_capacity(partitions.len());
         for partition in partitions {
             let number = self.stream(partition)?;
-            let state = self.shared.state.lock();
-            let stream = state
-                .streams
-                .get(&number)
-                .ok_or_else(|| ReadError::UnknownPartition(partition.clone()))?;
-            let end = match stream.end_at(tick.0) {
-                Ok(end) => end,
-                Err(run) => {
-                    drop(state);
-                    let section =
-                        self.shared.sections.get(&*self.shared.env.disk, partition, &run)?;
-                    end_in(&section.entries, tick.0).unwrap_or(run.base)
-                }
+            let mut sections = SectionsRead::new();
+            let end = loop {
+                let run = {
+                    let state = self.shared.state.lock();
+                    let stream = state
+                        .streams
+                        .get(&number)
+                        .ok_or_else(|| ReadError::UnknownPartition(partition.clone()))?;
+                    let end = stream.end_at(tick.0, &sections);
+                    match end.and_then(|end| stream.decided_at(end, &sections)) {
+                        Ok(end) => break end,
+                        Err(run) => run,
+                    }
+                };
+                let disk = &*self.shared.env.disk;
+                let read = self.shared.sections.get(disk, partition, &run)?;
+                sections.insert(run.index.base, read);
             };
             ends.push(Offset(end));
         }

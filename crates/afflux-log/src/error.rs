@@ -76,6 +76,14 @@ pub enum AppendError {
         /// Where it ends.
         end: Offset,
     },
+    /// The producer has a transaction open of which the batch is no part.
+    #[error("producer {producer} has a transaction open on {partition}; the batch is no part of it")]
+    OutsideTransaction {
+        /// Where it should have gone.
+        partition: TopicPartition,
+        /// Whose it is.
+        producer: i64,
+    },
     /// The disk has no room for it.
     #[error("the disk is full: {needed} bytes are needed and {free} are free")]
     DiskFull {
@@ -99,7 +107,8 @@ impl Classified for AppendError {
             Self::Malformed { .. }
             | Self::TooLarge { .. }
             | Self::OutOfOrderSequence { .. }
-            | Self::DuplicateSequence { .. } => ErrorKind::Invalid,
+            | Self::DuplicateSequence { .. }
+            | Self::OutsideTransaction { .. } => ErrorKind::Invalid,
             Self::ProducerFenced { .. } => ErrorKind::Fenced,
             Self::DiskFull { .. } => ErrorKind::Full,
             Self::Overtaken { .. } | Self::Failed(_) | Self::Closed => ErrorKind::Unavailable,

@@ -113,7 +113,14 @@ fn batch_meta(entry: &Entry, stream: u32) -> Result<BatchMeta, AppendError> {
         let behind = entry.batch.len() - header.bytes;
         return Err(malformed(format!("{behind} bytes follow it")));
     }
-    Ok(BatchMeta::new(stream, &header))
+    let meta = BatchMeta::new(stream, &header, &entry.batch);
+    if header.is_control() && meta.marker.is_none() {
+        return Err(malformed("it is a control batch of an unknown kind".to_owned()));
+    }
+    if header.is_transactional() && !header.is_idempotent() {
+        return Err(malformed("it is part of a transaction, but of no producer".to_owned()));
+    }
+    Ok(meta)
 }
 
 /// Checks a group and copies it into the shape it is written in.

@@ -12,8 +12,9 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use afflux_record::frame::{BatchMeta, Piece};
+use hashbrown::HashMap;
 
-use crate::{journal::IndexFile, producers::Producers};
+use crate::{journal::{IndexFile, Section}, producers::Producers, transactions::Ended};
 
 /// [`IndexEntry::pieces`] of a batch that lies in one piece at `at`.
 pub(crate) const WHOLE: u32 = u32::MAX;
@@ -76,6 +77,10 @@ pub(crate) struct Run {
     pub(crate) at_last: u64,
     /// The latest timestamp.
     pub(crate) max_timestamp: i64,
+    /// Where it ends for those who see no open transaction.
+    pub(crate) stable: i64,
+    /// How many transactions end in it.
+    pub(crate) ended: u32,
 }
 
 /// A partition.
@@ -91,9 +96,14 @@ pub(crate) struct Stream {
     pub(crate) runs: Vec<Run>,
     /// What lies behind them.
     pub(crate) live: VecDeque<IndexEntry>,
+    /// Transactions that ended there, in the order of their markers.
+    pub(crate) ended: VecDeque<Ended>,
     /// Who wrote it.
     pub(crate) producers: Producers,
 }
+
+/// Sections of one partition that were read to answer one question, by their file's position.
+pub(crate) type SectionsRead = HashMap<u64, Arc<Section>>;
 
 /// Where to look for something.
 #[derive(Debug)]
@@ -128,8 +138,8 @@ impl Stream {
         }
     }
 
-    /// Where the partition ended at a cut of the journal; in a run, if only its entries can tell.
-    pub(crate) fn end_at(&self, cut: u64) -> Result<i64, Run> {
+    /// Where the partition ended at a cut of the journal; a run, if its entries are needed.
+    pub(crate) fn end_at(&self, cut: u64, sections: &SectionsRead) -> Result<i64, Run> {
         let live = self.live.partition_point(|entry| entry.at < cut);
         if let Some(last) = live.checked_sub(1) {
             return Ok(self.live[last].next());
@@ -137,7 +147,10 @@ impl Stream {
         let runs = self.runs.partition_point(|run| run.at_first < cut);
         match runs.checked_sub(1).map(|last| &self.runs[last]) {
             Some(run) if run.at_last < cut => Ok(run.end),
-            Some(run) => Err(run.clone()),
+            Some(run) => {
+                let section = sections.get(&run.index.base).ok_or_else(|| run.clone())?;
+                Ok(end_in(&section.entries, cut).unwrap_or(run.base))
+            }
             None => Ok(self.base_first()),
         }
     }
@@ -153,12 +166,15 @@ impl Stream {
         let sealed = self.live.partition_point(|entry| entry.at < before);
         self.live.drain(..sealed);
         self.live.shrink_to(self.live.len() * 2);
+        let ended = self.ended.partition_point(|ended| ended.marker < run.end);
+        self.ended.drain(..ended);
+        self.ended.shrink_to(self.ended.len() * 2);
         self.runs.push(run);
     }
 }
 
 /// Where a partition ended at a cut, by the entries of one run.
-pub(crate) fn end_in(entries: &[IndexEntry], cut: u64) -> Option<i64> {
+fn end_in(entries: &[IndexEntry], cut: u64) -> Option<i64> {
     let before = entries.partition_point(|entry| entry.at < cut);
     before.checked_sub(1).map(|last| entries[last].next())
 }

@@ -12,6 +12,7 @@
 //! | `group` | groups into bytes, before any lock |
 //! | `sequencer` | gives groups their place and their offsets; pure, no I/O |
 //! | `producers` | idempotent producers; pure |
+//! | `transactions` | which transactions a partition has open, had aborted; pure |
 //! | `meta` | topics and the like, a fold of records; pure |
 //! | `index`, `hot` | where batches lie; pure |
 //! | `reader` | batches from memory or disk |
@@ -35,11 +36,14 @@ mod producers;
 mod reader;
 pub mod repair;
 mod sequencer;
+mod transactions;
 
 pub use contract::{
-    Appended, Batches, Bounds, Entry, EpochCommit, Group, Isolation, Log, Ticket, TicketSender,
+    AbortedTransaction, Appended, Batches, Bounds, Entry, EpochCommit, Group, Isolation, Log, Ticket, TicketSender,
     TopicSpec,
 };
 pub use embedded::EmbeddedLog;
 pub use meta::Topic;
 pub use options::LogOptions;
+pub use producers::ProducerState;
+pub use transactions::OpenTransaction;

@@ -59,7 +59,7 @@ pub(crate) fn meta_group(
     builder.push(time, None, Some(&value));
     let batch = builder.finish().map_err(|error| malformed(error.to_string()))?;
     let header = Header::parse(&batch).map_err(|error| malformed(error.to_string()))?;
-    let metas = vec![BatchMeta::new(META_STREAM, &header)];
+    let metas = vec![BatchMeta::new(META_STREAM, &header, &batch)];
     let group = Group { entries: vec![Entry { partition, batch }] };
     let mut prepared = group::build(options, &group, metas, time)?;
     prepared.is_meta = true;

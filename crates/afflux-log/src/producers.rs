@@ -1,4 +1,5 @@
-//! Idempotent producers: which batches of a partition were written before.
+//! Idempotent producers: which batches of a partition were written before, and which of them
+//! belong to a transaction that is open.
 //!
 //! Per partition and producer the last five batches are kept, as many as a Kafka client has in
 //! flight. A batch is checked like this (Kafka's `ProducerAppendInfo` is the model):
@@ -11,13 +12,19 @@
 //! 6. anything else: out of order.
 //!
 //! A producer that the partition does not know may begin anywhere: its state may have expired.
+//!
+//! A transaction opens with a producer's first transactional batch and ends with its next marker.
+//! While it is open, the producer writes nothing outside it and is not forgotten. A marker may
+//! carry a newer epoch than the batches; the producer goes on with that, from sequence 0.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
-use afflux_record::frame::BatchMeta;
-use afflux_types::{Offset, Timestamp};
+use afflux_record::{Marker, frame::BatchMeta};
+use afflux_types::{Offset, ProducerEpoch, ProducerId, Timestamp};
 use bytes::{Buf, BufMut};
 use hashbrown::HashMap;
+
+use crate::transactions::Ended;
 
 /// As many batches as an idempotent client has in flight.
 const BATCHES_KEPT: usize = 5;
@@ -37,6 +44,8 @@ struct Producer {
     epoch: i16,
     time: Timestamp,
     batches: VecDeque<Written>,
+    /// The first offset of its open transaction.
+    open: Option<i64>,
 }
 
 /// What is to be done with a batch.
@@ -63,11 +72,32 @@ pub(crate) enum Verdict {
         /// Its epoch.
         current: i16,
     },
+    /// It is not part of the transaction that its producer has open.
+    Outside,
+}
+
+/// A producer, as those who ask are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducerState {
+    /// Its id.
+    pub id: ProducerId,
+    /// The newest epoch seen.
+    pub epoch: ProducerEpoch,
+    /// The last sequence written with that epoch.
+    pub last_sequence: Option<i32>,
+    /// When it wrote last.
+    pub time: Timestamp,
+    /// Where its open transaction begins.
+    pub open_from: Option<Offset>,
 }
 
 /// The producers of one partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Producers(HashMap<i64, Producer>);
+pub(crate) struct Producers {
+    known: HashMap<i64, Producer>,
+    /// First offset and producer of each open transaction.
+    open: BTreeSet<(i64, i64)>,
+}
 
 /// The sequence `by` behind another; sequences go round from `i32::MAX` to 0.
 fn sequence_after(sequence: i32, by: i32) -> i32 {
@@ -83,20 +113,29 @@ pub(crate) fn last_sequence(batch: &BatchMeta) -> i32 {
     sequence_after(batch.base_sequence, batch.last_offset_delta)
 }
 
-/// Whether the batch takes part at all. Control batches have a producer but no sequence.
+/// Whether the batch takes part at all. Markers, and what a coordinator writes as a part of a
+/// transaction, have a producer but no sequence.
+pub(crate) fn is_tracked(batch: &BatchMeta) -> bool {
+    batch.producer.0 >= 0 && (batch.base_sequence >= 0 || batch.is_transactional())
+}
+
+/// Whether the batch has a sequence.
 pub(crate) fn is_numbered(batch: &BatchMeta) -> bool {
     batch.producer.0 >= 0 && batch.base_sequence >= 0
 }
 
 impl Producers {
-    /// Says what to do with a numbered batch.
+    /// Says what to do with a tracked batch.
     pub(crate) fn check(&self, batch: &BatchMeta) -> Verdict {
-        let Some(producer) = self.0.get(&batch.producer.0) else {
+        let Some(producer) = self.known.get(&batch.producer.0) else {
             return Verdict::New;
         };
         let epoch = batch.producer_epoch.0;
         if epoch < producer.epoch {
             return Verdict::Fenced { current: producer.epoch };
+        }
+        if !is_numbered(batch) {
+            return Verdict::New;
         }
         let newest = producer.batches.back().map(|written| written.last_sequence);
         if epoch > producer.epoch {
@@ -106,7 +145,11 @@ impl Producers {
             };
         }
         let (Some(last), Some(oldest)) = (newest, producer.batches.front()) else {
-            return Verdict::New;
+            // A marker brought this epoch.
+            return match batch.base_sequence {
+                0 => Verdict::New,
+                _ => Verdict::OutOfOrder { last: None },
+            };
         };
         let ends = (batch.base_sequence, last_sequence(batch));
         let same = |written: &&Written| (written.base_sequence, written.last_sequence) == ends;
@@ -114,7 +157,8 @@ impl Producers {
             return Verdict::Duplicate { base_offset: written.base_offset, end: written.end };
         }
         if batch.base_sequence == sequence_after(last, 1) {
-            return Verdict::New;
+            let is_inside = producer.open.is_none() || batch.is_transactional();
+            return if is_inside { Verdict::New } else { Verdict::Outside };
         }
         // Before the oldest of the five, within half the circle.
         let before = sequence_distance(last_sequence(batch), oldest.base_sequence);
@@ -125,47 +169,93 @@ impl Producers {
         Verdict::OutOfOrder { last: Some(last) }
     }
 
-    /// Remembers a numbered batch that was given offsets.
-    pub(crate) fn record(&mut self, batch: &BatchMeta, time: Timestamp, end: u64) {
-        let producer = self.0.entry(batch.producer.0).or_insert_with(|| Producer {
+    /// Remembers a batch that was given offsets. The transaction that it ended, if it did.
+    pub(crate) fn record(
+        &mut self,
+        batch: &BatchMeta,
+        time: Timestamp,
+        end: u64,
+    ) -> Option<Ended> {
+        if !is_tracked(batch) {
+            return None;
+        }
+        let producer = self.known.entry(batch.producer.0).or_insert_with(|| Producer {
             epoch: batch.producer_epoch.0,
             time,
             batches: VecDeque::with_capacity(BATCHES_KEPT),
+            open: None,
         });
         if producer.epoch != batch.producer_epoch.0 {
             producer.epoch = batch.producer_epoch.0;
             producer.batches.clear();
         }
+        producer.time = time;
+        if let Some(marker) = batch.marker {
+            let first = producer.open.take()?;
+            self.open.remove(&(first, batch.producer.0));
+            return Some(Ended {
+                producer: batch.producer.0,
+                first,
+                marker: batch.base_offset.0,
+                stable: self.first_open().unwrap_or(batch.base_offset.0 + 1),
+                aborted: marker == Marker::Abort,
+            });
+        }
+        if batch.is_transactional() && producer.open.is_none() {
+            producer.open = Some(batch.base_offset.0);
+            self.open.insert((batch.base_offset.0, batch.producer.0));
+        }
+        if !is_numbered(batch) {
+            return None;
+        }
         if producer.batches.len() == BATCHES_KEPT {
             producer.batches.pop_front();
         }
-        producer.time = time;
         producer.batches.push_back(Written {
             base_sequence: batch.base_sequence,
             last_sequence: last_sequence(batch),
             base_offset: batch.base_offset,
             end,
         });
+        None
+    }
+
+    /// Where the first of the open transactions begins.
+    pub(crate) fn first_open(&self) -> Option<i64> {
+        self.open.first().map(|(first, _)| *first)
+    }
+
+    /// All of them, in no order.
+    pub(crate) fn states(&self) -> impl Iterator<Item = ProducerState> {
+        self.known.iter().map(|(id, producer)| ProducerState {
+            id: ProducerId(*id),
+            epoch: ProducerEpoch(producer.epoch),
+            last_sequence: producer.batches.back().map(|written| written.last_sequence),
+            time: producer.time,
+            open_from: producer.open.map(Offset),
+        })
     }
 
     /// Forgets producers that have not written since `before`.
     pub(crate) fn expire(&mut self, before: Timestamp) {
-        self.0.retain(|_, producer| producer.time >= before);
+        self.known.retain(|_, producer| producer.time >= before || producer.open.is_some());
     }
 
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.known.is_empty()
     }
 
-    /// Writes all: count u32, then per producer id i64, epoch i16, time i64, batches u8 x (base
-    /// sequence i32, last sequence i32, base offset i64, end u64).
+    /// Writes all: count u32, then per producer id i64, epoch i16, time i64, first offset of its
+    /// open transaction i64 or -1, batches u8 x (base sequence i32, last sequence i32, base offset
+    /// i64, end u64).
     pub(crate) fn encode(&self, to: &mut Vec<u8>) {
-        to.put_u32_le(self.0.len() as u32);
-        for (id, producer) in &self.0 {
+        to.put_u32_le(self.known.len() as u32);
+        for (id, producer) in &self.known {
             to.put_i64_le(*id);
             to.put_i16_le(producer.epoch);
             to.put_i64_le(producer.time.0);
+            to.put_i64_le(producer.open.unwrap_or(-1));
             to.put_u8(producer.batches.len() as u8);
             for written in &producer.batches {
                 to.put_i32_le(written.base_sequence);
@@ -178,11 +268,12 @@ impl Producers {
 
     /// Reads what [`Self::encode`] wrote; `None` if it ends early.
     pub(crate) fn decode(from: &mut &[u8]) -> Option<Self> {
-        let mut producers = HashMap::new();
+        let mut producers = Self::default();
         for _ in 0..from.try_get_u32_le().ok()? {
             let id = from.try_get_i64_le().ok()?;
             let epoch = from.try_get_i16_le().ok()?;
             let time = Timestamp(from.try_get_i64_le().ok()?);
+            let open = Some(from.try_get_i64_le().ok()?).filter(|first| *first >= 0);
             let mut batches = VecDeque::with_capacity(BATCHES_KEPT);
             for _ in 0..from.try_get_u8().ok()? {
                 batches.push_back(Written {
@@ -192,16 +283,15 @@ impl Producers {
                     end: from.try_get_u64_le().ok()?,
                 });
             }
-            producers.insert(id, Producer { epoch, time, batches });
+            producers.open.extend(open.map(|first| (first, id)));
+            producers.known.insert(id, Producer { epoch, time, batches, open });
         }
-        Some(Self(producers))
+        Some(producers)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use afflux_types::{ProducerEpoch, ProducerId};
-
     use super::*;
 
     fn batch(epoch: i16, base_sequence: i32, records: i32) -> BatchMeta {
@@ -215,6 +305,7 @@ mod tests {
             base_sequence,
             last_offset_delta: records - 1,
             attributes: 0,
+            marker: None,
         }
     }
 
@@ -269,5 +360,51 @@ mod tests {
         assert!(!producers.is_empty());
         producers.expire(Timestamp(21));
         assert!(producers.is_empty());
+    }
+
+    const TRANSACTIONAL: i16 = 1 << 4;
+
+    #[test]
+    fn a_transaction_lasts_from_its_first_batch_to_its_marker() {
+        let at = |offset: i64, of: i64, epoch: i16| BatchMeta {
+            producer: ProducerId(of),
+            base_offset: Offset(offset),
+            attributes: TRANSACTIONAL,
+            ..batch(epoch, 0, 1)
+        };
+        let marker = |offset: i64, of: i64, epoch: i16, marker: Marker| BatchMeta {
+            base_sequence: -1,
+            marker: Some(marker),
+            ..at(offset, of, epoch)
+        };
+        let mut producers = Producers::default();
+        assert_eq!(producers.record(&at(5, 1, 0), Timestamp(0), 0), None);
+        assert_eq!(producers.record(&at(6, 2, 0), Timestamp(0), 0), None);
+        assert_eq!(producers.first_open(), Some(5));
+        let outside = BatchMeta { attributes: 0, base_sequence: 1, ..at(7, 1, 0) };
+        assert_eq!(producers.check(&outside), Verdict::Outside);
+        producers.expire(Timestamp(i64::MAX));
+        assert_eq!(producers.states().count(), 2, "open transactions are not forgotten");
+        let mut bytes = Vec::new();
+        producers.encode(&mut bytes);
+        assert_eq!(Producers::decode(&mut &bytes[..]), Some(producers.clone()));
+
+        let ended = producers.record(&marker(8, 1, 1, Marker::Abort), Timestamp(0), 0).unwrap();
+        let expected = Ended { producer: 1, first: 5, marker: 8, stable: 6, aborted: true };
+        assert_eq!(ended, expected);
+        let ended = producers.record(&marker(9, 2, 0, Marker::Commit), Timestamp(0), 0).unwrap();
+        assert_eq!((ended.first, ended.stable, ended.aborted), (6, 10, false));
+        assert_eq!(producers.first_open(), None);
+        assert_eq!(producers.record(&marker(10, 2, 0, Marker::Abort), Timestamp(0), 0), None);
+
+        // The marker's epoch fences the old one, and is begun at 0.
+        assert_eq!(producers.check(&at(11, 1, 0)), Verdict::Fenced { current: 1 });
+        assert_eq!(producers.check(&marker(11, 1, 0, Marker::Commit)), Verdict::Fenced { current: 1 });
+        let later = BatchMeta { base_sequence: 1, ..at(11, 1, 1) };
+        assert_eq!(producers.check(&later), Verdict::OutOfOrder { last: None });
+        assert_eq!(producers.check(&at(11, 1, 1)), Verdict::New);
+        // A marker of the same epoch changes nothing about sequences.
+        let later = BatchMeta { base_sequence: 1, ..at(11, 2, 0) };
+        assert_eq!(producers.check(&later), Verdict::New);
     }
 }

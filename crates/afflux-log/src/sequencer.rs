@@ -44,7 +44,7 @@ use crate::{
     index::{IndexEntry, Stream, WHOLE},
     journal::{FIRST_PAGE, Frame, JournalFile, WriteBatch, encode_producers},
     options::LogOptions,
-    producers::{Verdict, is_numbered},
+    producers::{Verdict, is_numbered, is_tracked},
 };
 
 /// Kept back in the last file for changes of the log's own metadata, so that topics can be
@@ -281,12 +281,12 @@ impl Sequencer {
             let Some(stream) = self.streams.get(&meta.stream) else {
                 return Err(AppendError::UnknownPartition(partition()));
             };
-            if !is_numbered(meta) {
+            if !is_tracked(meta) {
                 verdicts.push(None);
                 continue;
             }
             let who = (meta.stream, meta.producer.0);
-            if numbered.contains(&who) {
+            if is_numbered(meta) && numbered.contains(&who) {
                 let reason = "a group takes one numbered batch a producer and partition".to_owned();
                 return Err(AppendError::Malformed { partition: partition(), reason });
             }
@@ -317,6 +317,10 @@ impl Sequencer {
                         epoch: meta.producer_epoch.0,
                         epoch_current: current,
                     });
+                }
+                Verdict::Outside => {
+                    let partition = partition();
+                    return Err(AppendError::OutsideTransaction { partition, producer });
                 }
             });
         }
@@ -428,10 +432,8 @@ impl Sequencer {
     }
 
     fn index(&mut self, meta: &frame::BatchMeta, entry: IndexEntry, time: Timestamp, end: u64) {
-        let Some(stream) = self.streams.get_mut(&meta.stream) else { return };
-        stream.push(entry);
-        if is_numbered(meta) {
-            stream.producers.record(meta, time, end);
+        if let Some(stream) = self.streams.get_mut(&meta.stream) {
+            stream.add(meta, entry, time, end);
         }
     }
 

@@ -23,17 +23,18 @@
 //!         chunks x ( position of the bytes u64 | length u32 | zero u32 ) |
 //!         entries x ( stream u32 | length u32 | base offset i64 | max timestamp i64 |
 //!                     producer i64 | base sequence i32 | last offset delta i32 |
-//!                     producer epoch i16 | attributes i16 | zero u32 )
+//!                     producer epoch i16 | attributes i16 | marker u32 )
 //! seal    nothing: the rest of the file is unused
 //! open    nothing: the journal was opened with a new incarnation
 //! close   nothing: the journal was closed, all before this was durable
 //! ```
-//! A stream is a partition's number in the journal, never used for another.
+//! A stream is a partition's number in the journal, never used for another. `marker` says how a
+//! transaction ended: 1 aborted, 2 committed, 0 if the batch is no marker.
 
 use afflux_types::{Incarnation, JournalPosition, Offset, ProducerEpoch, ProducerId, Timestamp};
 use bytes::{Buf, BufMut};
 
-use crate::{BatchError, Header};
+use crate::{BatchError, Header, Marker, batch::TRANSACTIONAL};
 
 /// Bytes in front of a payload.
 pub const FRAME_HEADER_BYTES: usize = 48;
@@ -212,11 +213,13 @@ pub struct BatchMeta {
     pub last_offset_delta: i32,
     /// Kafka's flags.
     pub attributes: i16,
+    /// How a transaction ended, if the batch says so.
+    pub marker: Option<Marker>,
 }
 
 impl BatchMeta {
-    /// What the index keeps of a batch with this header.
-    pub fn new(stream: u32, header: &Header) -> Self {
+    /// What the index keeps of a batch, which has this header.
+    pub fn new(stream: u32, header: &Header, batch: &[u8]) -> Self {
         Self {
             stream,
             bytes: header.bytes as u32,
@@ -227,12 +230,34 @@ impl BatchMeta {
             base_sequence: header.base_sequence,
             last_offset_delta: header.last_offset_delta,
             attributes: header.attributes,
+            marker: Marker::of(header, batch),
         }
+    }
+
+    /// Whether it is part of a transaction.
+    pub fn is_transactional(&self) -> bool {
+        self.attributes & TRANSACTIONAL != 0
     }
 
     /// The offset behind the batch.
     pub fn next_offset(&self) -> Offset {
         Offset(self.base_offset.0.saturating_add(i64::from(self.last_offset_delta) + 1))
+    }
+}
+
+fn marker_code(marker: Option<Marker>) -> u32 {
+    match marker {
+        None => 0,
+        Some(Marker::Abort) => 1,
+        Some(Marker::Commit) => 2,
+    }
+}
+
+fn marker_of(code: u32) -> Option<Marker> {
+    match code {
+        1 => Some(Marker::Abort),
+        2 => Some(Marker::Commit),
+        _ => None,
     }
 }
 
@@ -272,7 +297,7 @@ pub fn read_group(payload: &[u8]) -> Result<(Timestamp, Vec<(BatchMeta, usize)>)
         if header.bytes != bytes {
             return Err(PayloadError::Truncated);
         }
-        entries.push((BatchMeta::new(stream, &header), payload.len() - at.len()));
+        entries.push((BatchMeta::new(stream, &header, batch), payload.len() - at.len()));
         at.advance(bytes);
     }
     Ok((Timestamp(time), entries))
@@ -333,7 +358,7 @@ impl Commit {
             payload.put_i32_le(entry.last_offset_delta);
             payload.put_i16_le(entry.producer_epoch.0);
             payload.put_i16_le(entry.attributes);
-            payload.put_u32_le(0);
+            payload.put_u32_le(marker_code(entry.marker));
         }
         payload
     }
@@ -360,7 +385,7 @@ impl Commit {
             .collect();
         let entries = (0..entries)
             .map(|_| {
-                let entry = BatchMeta {
+                BatchMeta {
                     stream: at.get_u32_le(),
                     bytes: at.get_u32_le(),
                     base_offset: Offset(at.get_i64_le()),
@@ -370,9 +395,8 @@ impl Commit {
                     last_offset_delta: at.get_i32_le(),
                     producer_epoch: ProducerEpoch(at.get_i16_le()),
                     attributes: at.get_i16_le(),
-                };
-                at.advance(4);
-                entry
+                    marker: marker_of(at.get_u32_le()),
+                }
             })
             .collect();
         Ok(Self { time: Timestamp(time), chunks, entries })

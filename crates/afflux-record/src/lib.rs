@@ -7,9 +7,11 @@ pub mod batch;
 mod builder;
 pub mod changelog;
 pub mod compression;
+mod control;
 pub mod frame;
 mod murmur2;
 
 pub use batch::{BatchError, Header, Record, RecordHeader, records};
 pub use compression::Compression;
+pub use control::Marker;
 pub use murmur2::{murmur2, partition_for};

@@ -9,19 +9,25 @@
 //!            sequence u64 | directory length u64                                    64 bytes
 //! directory  incarnation u32 |
 //!            runs u32 x ( stream u32 | section u64 | length u32 | crc u32 | base i64 | end i64 |
-//!                         first at u64 | last at u64 | max timestamp i64 )
+//!                         first at u64 | last at u64 | max timestamp i64 | stable i64 |
+//!                         ended u32 )
 //!            boundaries u32 x u64
 //!            foreign u32 x ( stream u32 | file u64 )
 //!            producers u64 | length u32 | crc u32
-//! sections   entries u32 | lists u32 |
+//! sections   entries u32 | lists u32 | ended u32 |
 //!            entries x ( base i64 | at u64 | max timestamp i64 | bytes u32 | offsets u32 |
 //!                        epoch i32 | list u32 ) |
-//!            lists x ( pieces u32 x ( position u64 | bytes u32 ) )
+//!            lists x ( pieces u32 x ( position u64 | bytes u32 ) ) |
+//!            ended x ( producer i64 | first i64 | marker i64 | stable i64 | aborted u8 )
 //! producers  streams u32 x ( stream u32 | as in `producers` )
 //! ```
 //! The header's `crc` is the CRC32C of what lies behind it up to the directory's end. `end` lies
 //! behind the file's seal, whose number is `sequence`. `foreign` names streams of staged groups
 //! committed here whose bytes lie in an earlier file. `producers` is the state at the seal.
+//! `ended` are transactions whose marker is among the entries (see `transactions`), `stable` is
+//! what the stream was decided up to at the seal.
+//!
+//! Version 1 knew no transactions; such an index is built again.
 
 use std::{
     io,
@@ -38,10 +44,13 @@ use super::file::{crc32c, write_whole};
 use crate::{
     index::{IndexEntry, Pieces},
     producers::Producers,
+    transactions::Ended,
 };
 
 const MAGIC: &[u8; 8] = b"AFXINDEX";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Bytes that the directory takes for a run.
+const RUN_BYTES: usize = 72;
 const HEADER_BYTES: usize = 64;
 const CRC_FROM: usize = 12;
 
@@ -57,6 +66,8 @@ pub(crate) struct RunMeta {
     pub(crate) at_first: u64,
     pub(crate) at_last: u64,
     pub(crate) max_timestamp: i64,
+    pub(crate) stable: i64,
+    pub(crate) ended: u32,
 }
 
 /// The entries of one stream in one file.
@@ -66,18 +77,22 @@ pub(crate) struct Section {
     pub(crate) entries: Vec<IndexEntry>,
     /// What [`IndexEntry::pieces`] counts in.
     pub(crate) pieces: Vec<Pieces>,
+    /// Transactions that ended here, in the order of their markers.
+    pub(crate) ended: Vec<Ended>,
 }
 
 impl Section {
     /// Bytes that it holds in memory, about.
     pub(crate) fn bytes(&self) -> usize {
         let pieces: usize = self.pieces.iter().map(|list| list.len() * size_of::<Piece>()).sum();
-        self.entries.len() * size_of::<IndexEntry>() + pieces
+        let ended = self.ended.len() * size_of::<Ended>();
+        self.entries.len() * size_of::<IndexEntry>() + ended + pieces
     }
 
     fn encode(&self, to: &mut Vec<u8>) {
         to.put_u32_le(self.entries.len() as u32);
         to.put_u32_le(self.pieces.len() as u32);
+        to.put_u32_le(self.ended.len() as u32);
         for entry in &self.entries {
             to.put_i64_le(entry.base);
             to.put_u64_le(entry.at);
@@ -94,11 +109,19 @@ impl Section {
                 to.put_u32_le(piece.bytes);
             }
         }
+        for ended in &self.ended {
+            to.put_i64_le(ended.producer);
+            to.put_i64_le(ended.first);
+            to.put_i64_le(ended.marker);
+            to.put_i64_le(ended.stable);
+            to.put_u8(u8::from(ended.aborted));
+        }
     }
 
     fn decode(mut at: &[u8]) -> Option<Self> {
         let entries = at.try_get_u32_le().ok()?;
         let lists = at.try_get_u32_le().ok()?;
+        let ended = at.try_get_u32_le().ok()?;
         let mut section = Self::default();
         for _ in 0..entries {
             section.entries.push(IndexEntry {
@@ -121,6 +144,15 @@ impl Section {
             }
             section.pieces.push(list.into());
         }
+        for _ in 0..ended {
+            section.ended.push(Ended {
+                producer: at.try_get_i64_le().ok()?,
+                first: at.try_get_i64_le().ok()?,
+                marker: at.try_get_i64_le().ok()?,
+                stable: at.try_get_i64_le().ok()?,
+                aborted: at.try_get_u8().ok()? != 0,
+            });
+        }
         Some(section)
     }
 }
@@ -133,7 +165,8 @@ pub(crate) struct Content {
     pub(crate) end: u64,
     pub(crate) sequence: u64,
     pub(crate) incarnation: Incarnation,
-    pub(crate) sections: Vec<(u32, Section)>,
+    /// Each with its stream, and with what that was decided up to at its end.
+    pub(crate) sections: Vec<(u32, i64, Section)>,
     pub(crate) boundaries: Vec<u64>,
     pub(crate) foreign: Vec<(u32, u64)>,
     /// As [`encode_producers`] gives it.
@@ -183,7 +216,7 @@ impl Content {
     fn encode(&self) -> Vec<u8> {
         let directory_bytes = 4
             + 4
-            + self.sections.len() * 60
+            + self.sections.len() * RUN_BYTES
             + 4
             + self.boundaries.len() * 8
             + 4
@@ -194,7 +227,7 @@ impl Content {
         directory.put_u32_le(self.incarnation.0);
         directory.put_u32_le(self.sections.len() as u32);
         let sections_from = (HEADER_BYTES + directory_bytes) as u64;
-        for (stream, section) in &self.sections {
+        for (stream, stable, section) in &self.sections {
             let from = sections.len();
             section.encode(&mut sections);
             let bytes = &sections[from..];
@@ -210,6 +243,8 @@ impl Content {
             directory.put_u64_le(last.map_or(0, |entry| entry.at));
             let latest = section.entries.iter().map(|entry| entry.max_timestamp).max();
             directory.put_i64_le(latest.unwrap_or(i64::MIN));
+            directory.put_i64_le(*stable);
+            directory.put_u32_le(section.ended.len() as u32);
         }
         directory.put_u32_le(self.boundaries.len() as u32);
         self.boundaries.iter().for_each(|boundary| directory.put_u64_le(*boundary));
@@ -292,6 +327,8 @@ impl IndexFile {
                 at_first: at.try_get_u64_le().ok()?,
                 at_last: at.try_get_u64_le().ok()?,
                 max_timestamp: at.try_get_i64_le().ok()?,
+                stable: at.try_get_i64_le().ok()?,
+                ended: at.try_get_u32_le().ok()?,
             });
         }
         let mut boundaries = Vec::new();

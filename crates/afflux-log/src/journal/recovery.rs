@@ -39,7 +39,7 @@ use crate::{
     error::OpenError,
     index::{IndexEntry, Stream, WHOLE},
     meta::{Change, META_STREAM, Meta},
-    producers::{Producers, is_numbered},
+    producers::Producers,
     sequencer::FileState,
 };
 
@@ -95,8 +95,7 @@ struct Scan<'a> {
     dir: &'a Path,
     journal: u128,
     state: Recovered,
-    producers: HashMap<u32, Producers>,
-    /// The last indexed file, while `producers` is not yet loaded from it.
+    /// The last indexed file, while the producers at its end are not yet loaded from it.
     producers_from: Option<Arc<IndexFile>>,
     /// An index that turned out to be damaged where it was needed.
     damaged: Option<PathBuf>,
@@ -114,7 +113,13 @@ impl Scan<'_> {
     fn load_producers(&mut self) {
         let Some(index) = self.producers_from.take() else { return };
         match index.producers(self.disk) {
-            Some(producers) => self.producers = producers,
+            Some(producers) => {
+                let streams = &mut self.state.streams;
+                streams.values_mut().for_each(|stream| stream.producers = Producers::default());
+                for (number, producers) in producers {
+                    streams.entry(number).or_default().producers = producers;
+                }
+            }
             None => self.damaged = Some(index.path().to_owned()),
         }
     }
@@ -215,10 +220,8 @@ impl Scan<'_> {
     ) {
         let stream = self.state.streams.entry(meta.stream).or_default();
         stream.skip_to(meta.base_offset.0);
-        stream.push(IndexEntry::new(meta, at, header.incarnation.0 as i32, pieces));
-        if is_numbered(meta) {
-            self.producers.entry(meta.stream).or_default().record(meta, time, end);
-        }
+        let entry = IndexEntry::new(meta, at, header.incarnation.0 as i32, pieces);
+        stream.add(meta, entry, time, end);
     }
 
     fn boundary(&mut self, base: u64, end: u64) {
@@ -234,7 +237,8 @@ impl Scan<'_> {
             // This attempt does not know all producers: what it writes would be wrong.
             return Ok(());
         }
-        let producers = encode_producers(self.producers.iter().map(|(s, p)| (*s, p)));
+        let streams = self.state.streams.iter();
+        let producers = encode_producers(streams.map(|(number, s)| (*number, &s.producers)));
         let groups_end = self.state.groups_end;
         let Some(state) = self.state.files.get_mut(&file.base) else { return Ok(()) };
         state.seal_boundaries(groups_end);
@@ -376,7 +380,6 @@ fn attempt(
         dir,
         journal,
         state,
-        producers: HashMap::new(),
         producers_from: None,
         damaged: None,
         follows: false,
@@ -419,7 +422,7 @@ fn finish(
     files: &[Arc<JournalFile>],
     behind: Option<usize>,
 ) -> Result<Recovered, OpenError> {
-    let Scan { disk, dir, mut state, mut producers, .. } = scan;
+    let Scan { disk, dir, mut state, .. } = scan;
     let Some(behind) = behind else {
         return match files.last() {
             None => Ok(state),
@@ -468,7 +471,6 @@ fn finish(
         stream.start = stream.start.max(state.meta.start(number).0);
         stream.end = stream.end.max(stream.start);
         stream.durable = stream.end;
-        stream.producers = producers.remove(&number).unwrap_or_default();
         streams.insert(number, stream);
     }
     state.streams = streams;

@@ -22,6 +22,8 @@ pub(super) fn run_of(index: &Arc<IndexFile>, section: usize) -> Run {
         at_first: run.at_first,
         at_last: run.at_last,
         max_timestamp: run.max_timestamp,
+        stable: run.stable,
+        ended: run.ended,
     }
 }
 
@@ -40,7 +42,7 @@ pub(crate) fn gather<'a>(
     streams: impl Iterator<Item = (&'a u32, &'a Stream)>,
     sealing: Sealing,
 ) -> Content {
-    let mut sections: Vec<(u32, Section)> = streams
+    let mut sections: Vec<(u32, i64, Section)> = streams
         .filter_map(|(number, stream)| {
             let count = stream.live.partition_point(|entry| entry.at < sealing.end);
             let mut section = Section::default();
@@ -52,10 +54,15 @@ pub(crate) fn gather<'a>(
                 }
                 section.entries.push(entry);
             }
-            (count > 0).then_some((*number, section))
+            let end = section.entries.last()?.next();
+            let ended = stream.ended.iter().take_while(|ended| ended.marker < end);
+            section.ended.extend(ended);
+            // All that ended behind this file is in memory.
+            let stable = stream.decided_behind_runs(end);
+            Some((*number, stable, section))
         })
         .collect();
-    sections.sort_by_key(|(number, _)| *number);
+    sections.sort_by_key(|(number, ..)| *number);
     let mut foreign: Vec<_> = state.foreign.iter().copied().collect();
     foreign.sort_unstable();
     Content {

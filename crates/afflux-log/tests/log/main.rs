@@ -9,3 +9,4 @@ mod space;
 mod support;
 mod threads;
 mod ticks;
+mod transactions;
