@@ -13,6 +13,7 @@ pub(crate) fn of_append(error: &AppendError) -> ResponseError {
         AppendError::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
         AppendError::DuplicateSequence { .. } => ResponseError::DuplicateSequenceNumber,
         AppendError::ProducerFenced { .. } => ResponseError::InvalidProducerEpoch,
+        AppendError::OutsideTransaction { .. } => ResponseError::InvalidTxnState,
         // Clients try again after these two, and that is right: the node is about to restart, or
         // somebody is about to make room.
         AppendError::DiskFull { .. } | AppendError::Failed(_) => ResponseError::KafkaStorageError,

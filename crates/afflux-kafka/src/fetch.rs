@@ -179,6 +179,7 @@ fn read_one(
     if bytes > most && !*is_first {
         got.batches.clear();
         got.next = wanted.from;
+        got.aborted.clear();
     } else if bytes > 0 {
         *is_first = false;
         *room = room.saturating_sub(bytes);
@@ -200,6 +201,7 @@ fn report(error: &ReadError) -> ResponseError {
 /// topic      {..12: name | 13..: id} partitions [tags]
 /// partition  index:i32 error:i16 durable:i64 stable:i64 {5: start:i64} aborted {11: replica:i32}
 ///            records [tags]
+/// aborted    producer:i64 first:i64 [tags]
 /// ```
 /// From version 12 on lengths are varints and `[tags]` is there.
 fn encode(context: &Context, error: i16, topics: &[WantedTopic], got: Vec<Got>) -> Answer {
@@ -250,17 +252,21 @@ impl Encoder {
     fn partition(&mut self, index: i32, got: Got) {
         self.head.put_i32(index);
         self.head.put_i16(code::number(&got));
-        let (bounds, batches) = match got {
-            Ok(got) => (Some(got.bounds), got.batches),
-            Err(_) => (None, Vec::new()),
+        let (bounds, batches, aborted) = match got {
+            Ok(got) => (Some(got.bounds), got.batches, got.aborted),
+            Err(_) => (None, Vec::new(), Vec::new()),
         };
         self.head.put_i64(bounds.map_or(-1, |bounds| bounds.durable.0));
         self.head.put_i64(bounds.map_or(-1, |bounds| bounds.stable.0));
         if self.version >= 5 {
             self.head.put_i64(bounds.map_or(-1, |bounds| bounds.start.0));
         }
-        // There are no transactions, so none was aborted.
-        self.length(0);
+        self.length(aborted.len());
+        for transaction in aborted {
+            self.head.put_i64(transaction.producer.0);
+            self.head.put_i64(transaction.first.0);
+            self.tags();
+        }
         if self.version >= 11 {
             self.head.put_i32(-1);
         }
@@ -300,6 +306,8 @@ impl Encoder {
 
 #[cfg(test)]
 mod tests {
+    use afflux_log::AbortedTransaction;
+    use afflux_types::ProducerId;
     use bytes::Buf;
     use kafka_protocol::{
         messages::{FetchResponse, ResponseHeader},
@@ -310,8 +318,7 @@ mod tests {
 
     #[test]
     fn answers_decode_as_kafkas_in_every_version() {
-        let bounds =
-            Bounds {
+        let bounds = Bounds {
             start: Offset(1),
             stable: Offset(4),
             durable: Offset(5),
@@ -330,6 +337,8 @@ mod tests {
             id,
             partitions: vec![wanted(0), wanted(3)],
         }];
+        let aborted =
+            AbortedTransaction { producer: ProducerId(77), first: Offset(2), marker: Offset(3) };
         let batches = vec![Bytes::from(vec![1; 200]), Bytes::from_static(b"two")];
         for version in 4..=16 {
             let context = Context {
@@ -339,7 +348,12 @@ mod tests {
                 peer: "127.0.0.1:1".parse().unwrap(),
             };
             let got = vec![
-                Ok(Batches { batches: batches.clone(), next: Offset(5), bounds }),
+                Ok(Batches {
+                    batches: batches.clone(),
+                    aborted: vec![aborted],
+                    next: Offset(5),
+                    bounds,
+                }),
                 Err(ResponseError::OffsetOutOfRange),
             ];
             let mut bytes: Bytes = encode(&context, 0, &topics, got).into_pieces().concat().into();
@@ -359,6 +373,10 @@ mod tests {
             assert_eq!((first.partition_index, first.error_code), (0, 0));
             assert_eq!((first.high_watermark, first.last_stable_offset), (5, 4));
             assert_eq!(first.log_start_offset, if version >= 5 { 1 } else { -1 });
+            let listed = first.aborted_transactions.as_deref().unwrap_or_default();
+            let listed: Vec<_> =
+                listed.iter().map(|one| (one.producer_id.0, one.first_offset)).collect();
+            assert_eq!(listed, [(77, 2)]);
             assert_eq!(first.records.as_deref(), Some(&batches.concat()[..]));
             assert_eq!((second.partition_index, second.error_code), (3, 1));
             assert_eq!(second.records.as_deref(), Some(&b""[..]));

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use afflux_types::{JournalPosition, LeaderEpoch, Offset, ProducerId, Tick, TopicName, TopicPartition};
+use afflux_types::{
+    JournalPosition, LeaderEpoch, Offset, ProducerId, Tick, TopicName, TopicPartition,
+};
 use tokio::sync::watch;
 
 use crate::{
-    contract::{AbortedTransaction, Batches, Bounds, EpochCommit, Group, Isolation, Log, Ticket, TopicSpec},
+    contract::{
+        AbortedTransaction, Batches, Bounds, EpochCommit, Group, Isolation, Log, Ticket, TopicSpec,
+    },
     embedded::EmbeddedLog,
     error::{ReadError, TopicError, TrimError},
     index::{IndexEntry, Place, Run, SectionsRead, Stream},
@@ -65,7 +69,9 @@ fn look(
         if entry.base >= limit.0 || (bytes > request.bytes_max && !wanted.is_empty()) {
             return false;
         }
-        let Some(found) = reader::want(state, entry, section.map(|section| &**section)) else { return false };
+        let Some(found) = reader::want(state, entry, section.map(|section| &**section)) else {
+            return false;
+        };
         wanted.push(found);
         next = Offset(entry.next());
         true

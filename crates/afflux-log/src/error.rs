@@ -77,7 +77,9 @@ pub enum AppendError {
         end: Offset,
     },
     /// The producer has a transaction open of which the batch is no part.
-    #[error("producer {producer} has a transaction open on {partition}; the batch is no part of it")]
+    #[error(
+        "producer {producer} has a transaction open on {partition}; the batch is no part of it"
+    )]
     OutsideTransaction {
         /// Where it should have gone.
         partition: TopicPartition,

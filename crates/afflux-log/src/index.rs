@@ -14,7 +14,11 @@ use std::{collections::VecDeque, sync::Arc};
 use afflux_record::frame::{BatchMeta, Piece};
 use hashbrown::HashMap;
 
-use crate::{journal::{IndexFile, Section}, producers::Producers, transactions::Ended};
+use crate::{
+    journal::{IndexFile, Section},
+    producers::Producers,
+    transactions::Ended,
+};
 
 /// [`IndexEntry::pieces`] of a batch that lies in one piece at `at`.
 pub(crate) const WHOLE: u32 = u32::MAX;

@@ -39,8 +39,8 @@ mod sequencer;
 mod transactions;
 
 pub use contract::{
-    AbortedTransaction, Appended, Batches, Bounds, Entry, EpochCommit, Group, Isolation, Log, Ticket, TicketSender,
-    TopicSpec,
+    AbortedTransaction, Appended, Batches, Bounds, Entry, EpochCommit, Group, Isolation, Log,
+    Ticket, TicketSender, TopicSpec,
 };
 pub use embedded::EmbeddedLog;
 pub use meta::Topic;

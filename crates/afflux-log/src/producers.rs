@@ -170,12 +170,7 @@ impl Producers {
     }
 
     /// Remembers a batch that was given offsets. The transaction that it ended, if it did.
-    pub(crate) fn record(
-        &mut self,
-        batch: &BatchMeta,
-        time: Timestamp,
-        end: u64,
-    ) -> Option<Ended> {
+    pub(crate) fn record(&mut self, batch: &BatchMeta, time: Timestamp, end: u64) -> Option<Ended> {
         if !is_tracked(batch) {
             return None;
         }
@@ -399,7 +394,10 @@ mod tests {
 
         // The marker's epoch fences the old one, and is begun at 0.
         assert_eq!(producers.check(&at(11, 1, 0)), Verdict::Fenced { current: 1 });
-        assert_eq!(producers.check(&marker(11, 1, 0, Marker::Commit)), Verdict::Fenced { current: 1 });
+        assert_eq!(
+            producers.check(&marker(11, 1, 0, Marker::Commit)),
+            Verdict::Fenced { current: 1 }
+        );
         let later = BatchMeta { base_sequence: 1, ..at(11, 1, 1) };
         assert_eq!(producers.check(&later), Verdict::OutOfOrder { last: None });
         assert_eq!(producers.check(&at(11, 1, 1)), Verdict::New);

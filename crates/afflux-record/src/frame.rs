@@ -384,19 +384,17 @@ impl Commit {
             })
             .collect();
         let entries = (0..entries)
-            .map(|_| {
-                BatchMeta {
-                    stream: at.get_u32_le(),
-                    bytes: at.get_u32_le(),
-                    base_offset: Offset(at.get_i64_le()),
-                    max_timestamp: Timestamp(at.get_i64_le()),
-                    producer: ProducerId(at.get_i64_le()),
-                    base_sequence: at.get_i32_le(),
-                    last_offset_delta: at.get_i32_le(),
-                    producer_epoch: ProducerEpoch(at.get_i16_le()),
-                    attributes: at.get_i16_le(),
-                    marker: marker_of(at.get_u32_le()),
-                }
+            .map(|_| BatchMeta {
+                stream: at.get_u32_le(),
+                bytes: at.get_u32_le(),
+                base_offset: Offset(at.get_i64_le()),
+                max_timestamp: Timestamp(at.get_i64_le()),
+                producer: ProducerId(at.get_i64_le()),
+                base_sequence: at.get_i32_le(),
+                last_offset_delta: at.get_i32_le(),
+                producer_epoch: ProducerEpoch(at.get_i16_le()),
+                attributes: at.get_i16_le(),
+                marker: marker_of(at.get_u32_le()),
             })
             .collect();
         Ok(Self { time: Timestamp(time), chunks, entries })

@@ -375,15 +375,8 @@ fn attempt(
         next: None,
         spares,
     };
-    let mut scan = Scan {
-        disk,
-        dir,
-        journal,
-        state,
-        producers_from: None,
-        damaged: None,
-        follows: false,
-    };
+    let mut scan =
+        Scan { disk, dir, journal, state, producers_from: None, damaged: None, follows: false };
     let mut behind = None;
     for (i, file) in files.iter().enumerate() {
         if i > 0 && files[i - 1].end() != file.base {

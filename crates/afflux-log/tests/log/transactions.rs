@@ -14,7 +14,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use afflux_env::sim::{Failure, Operation, Sim, SimRandom};
-use afflux_log::{AbortedTransaction, EmbeddedLog, Isolation, Log, Ticket, TopicSpec, error::AppendError};
+use afflux_log::{
+    AbortedTransaction, EmbeddedLog, Isolation, Log, Ticket, TopicSpec, error::AppendError,
+};
 use afflux_record::{Compression, Header, Marker, batch, batch::Builder};
 use afflux_types::{Offset, ProducerEpoch, ProducerId, Tick, Timestamp, TopicPartition};
 use bytes::Bytes;
