@@ -125,7 +125,9 @@ pub(crate) fn is_visible(batch: &Bytes, aborted: &[AbortedTransaction]) -> bool 
             && transaction.first <= header.base_offset
             && header.base_offset < transaction.marker
     };
-    !header.is_control() && !(header.is_transactional() && aborted.iter().any(was_aborted))
+    let is_hidden =
+        header.is_control() || header.is_transactional() && aborted.iter().any(was_aborted);
+    !is_hidden
 }
 
 /// A transaction that is open in a partition.
