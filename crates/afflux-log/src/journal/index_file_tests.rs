@@ -16,6 +16,7 @@ fn content() -> Content {
     let section = Section {
         entries: vec![entry(0, u32::MAX), entry(2, 0)],
         pieces: vec![vec![piece(4200), piece(4400)].into()],
+        ended: vec![Ended { producer: 9, first: 0, marker: 3, stable: 4, aborted: true }],
     };
     let mut producers = Producers::default();
     let batch = BatchMeta {
@@ -28,6 +29,7 @@ fn content() -> Content {
         base_sequence: 0,
         last_offset_delta: 1,
         attributes: 0,
+        marker: None,
     };
     producers.record(&batch, Timestamp(3), 5000);
     Content {
@@ -36,7 +38,7 @@ fn content() -> Content {
         end: 8000,
         sequence: 20,
         incarnation: Incarnation(1),
-        sections: vec![(1, section.clone()), (4, section)],
+        sections: vec![(1, 4, section.clone()), (4, 2, section)],
         boundaries: vec![4500, 5200],
         foreign: vec![(4, 0)],
         producers: encode_producers([(1, &producers)].into_iter()),
@@ -57,7 +59,8 @@ fn read(bytes: &[u8]) -> Option<(Vec<Option<Section>>, Option<usize>)> {
 fn what_is_written_is_read() {
     let content = content();
     let (sections, producers) = read(&content.encode()).unwrap();
-    let written: Vec<_> = content.sections.into_iter().map(|(_, section)| Some(section)).collect();
+    let written: Vec<_> =
+        content.sections.into_iter().map(|(_, _, section)| Some(section)).collect();
     assert_eq!((sections, producers), (written, Some(1)));
 }
 
