@@ -194,7 +194,7 @@ fn a_group() -> Vec<u8> {
 
 fn a_commit() -> Vec<u8> {
     let batch = a_batch(Compression::None);
-    let meta = BatchMeta::new(3, &batch::check(&batch).unwrap());
+    let meta = BatchMeta::new(3, &batch::check(&batch).unwrap(), &batch);
     let bytes = batch.len() as u32;
     let piece = |position, bytes| Piece { position: JournalPosition(position), bytes };
     let chunks = vec![piece(4096, bytes), piece(8192, bytes - 10), piece(9000, 10)];
