@@ -25,7 +25,7 @@ fn meta(stream: u32, bytes: u32) -> BatchMeta {
         base_sequence: 4,
         last_offset_delta: 6,
         attributes: 1,
-        marker: (stream % 2 == 0).then_some(Marker::Abort),
+        marker: stream.is_multiple_of(2).then_some(Marker::Abort),
     }
 }
 
