@@ -58,7 +58,8 @@ const BYTES: Kind = Kind::Bytes;
 const INTEGERS: Kind = Kind::List(&Kind::Fixed(4));
 const TEXTS: Kind = Kind::List(&Kind::Text);
 
-/// All that is served. Fetch stops at 16: version 17 is for followers, which there are none of.
+/// All that is served. Fetch stops at 16: version 17 is for followers, which there are none of;
+/// ListTransactions at 1: version 2 filters by regular expressions.
 pub(crate) static SERVED: &[Api] = &[
     Api { served_min: 3, ..api(ApiKey::Produce, 0, 13, 9, PRODUCE) },
     api(ApiKey::Fetch, 4, 16, 12, FETCH),
@@ -77,7 +78,15 @@ pub(crate) static SERVED: &[Api] = &[
     api(ApiKey::CreateTopics, 2, 7, 5, CREATE_TOPICS),
     api(ApiKey::DeleteTopics, 1, 6, 4, DELETE_TOPICS),
     api(ApiKey::InitProducerId, 0, 5, 2, INIT_PRODUCER_ID),
+    api(ApiKey::AddPartitionsToTxn, 0, 5, 3, ADD_PARTITIONS_TO_TXN),
+    api(ApiKey::AddOffsetsToTxn, 0, 4, 3, ADD_OFFSETS_TO_TXN),
+    api(ApiKey::EndTxn, 0, 5, 3, END_TXN),
+    api(ApiKey::WriteTxnMarkers, 1, 1, 1, WRITE_TXN_MARKERS),
+    api(ApiKey::TxnOffsetCommit, 0, 5, 3, TXN_OFFSET_COMMIT),
     api(ApiKey::DescribeCluster, 0, 2, 0, DESCRIBE_CLUSTER),
+    api(ApiKey::DescribeProducers, 0, 0, 0, DESCRIBE_PRODUCERS),
+    api(ApiKey::DescribeTransactions, 0, 0, 0, DESCRIBE_TRANSACTIONS),
+    api(ApiKey::ListTransactions, 0, 1, 0, LIST_TRANSACTIONS),
 ];
 
 const PRODUCE: &[Field] = &[
@@ -225,6 +234,74 @@ const INIT_PRODUCER_ID: &[Field] = &[
     always(I32),   // timeout
     since(3, I64), // producer id
     since(3, I16), // producer epoch
+];
+
+const ADD_PARTITIONS_TO_TXN: &[Field] = &[
+    since(
+        4,
+        Kind::Array(&[
+            always(TEXT), // transactional id
+            always(I64),  // producer id
+            always(I16),  // producer epoch
+            always(I8),   // verify only
+            always(Kind::Array(&[always(TEXT), always(INTEGERS)])),
+        ]),
+    ),
+    until(3, TEXT),
+    until(3, I64),
+    until(3, I16),
+    until(3, Kind::Array(&[always(TEXT), always(INTEGERS)])),
+];
+
+const ADD_OFFSETS_TO_TXN: &[Field] = &[
+    always(TEXT), // transactional id
+    always(I64),  // producer id
+    always(I16),  // producer epoch
+    always(TEXT), // group
+];
+
+const END_TXN: &[Field] = &[
+    always(TEXT), // transactional id
+    always(I64),  // producer id
+    always(I16),  // producer epoch
+    always(I8),   // committed
+];
+
+const WRITE_TXN_MARKERS: &[Field] = &[always(Kind::Array(&[
+    always(I64), // producer id
+    always(I16), // producer epoch
+    always(I8),  // committed
+    always(Kind::Array(&[always(TEXT), always(INTEGERS)])),
+    always(I32), // coordinator epoch
+]))];
+
+const TXN_OFFSET_COMMIT: &[Field] = &[
+    always(TEXT),   // transactional id
+    always(TEXT),   // group
+    always(I64),    // producer id
+    always(I16),    // producer epoch
+    since(3, I32),  // generation
+    since(3, TEXT), // member
+    since(3, TEXT), // instance
+    always(Kind::Array(&[
+        always(TEXT),
+        always(Kind::Array(&[
+            always(I32),   // partition
+            always(I64),   // offset
+            since(2, I32), // leader epoch
+            always(TEXT),  // metadata
+        ])),
+    ])),
+];
+
+const DESCRIBE_PRODUCERS: &[Field] = &[always(Kind::Array(&[always(TEXT), always(INTEGERS)]))];
+
+const DESCRIBE_TRANSACTIONS: &[Field] = &[always(TEXTS)];
+
+const LIST_TRANSACTIONS: &[Field] = &[
+    always(TEXTS),                       // states
+    always(Kind::List(&Kind::Fixed(8))), // producer ids
+    since(1, I64),                       // duration
 ];
 
 const DESCRIBE_CLUSTER: &[Field] = &[always(I8), since(1, I8), since(2, I8)];

@@ -8,7 +8,10 @@ use afflux_types::{TopicId, TopicName};
 use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
-    messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId, api_versions_response},
+    messages::{
+        ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId,
+        api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey},
+    },
     protocol::{Encodable, HeaderVersion, StrBytes},
 };
 use tokio::sync::watch;
@@ -17,6 +20,8 @@ use crate::{
     Options, api, fetch,
     groups::Groups,
     list_offsets, metadata, produce, topics,
+    transaction::EPOCH_BUMP,
+    transactions::Transactions,
     wire::{self, Answer, Request, Unreadable},
 };
 
@@ -25,6 +30,12 @@ pub(crate) const NODE: BrokerId = BrokerId(1);
 
 /// The topic of committed offsets, by Kafka's name.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// The topic of what transactional ids are up to, by Kafka's name.
+pub(crate) const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+
+/// What tells clients which transactions they may use, by Kafka's name.
+const TRANSACTION_FEATURE: StrBytes = StrBytes::from_static_str("transaction.version");
 
 /// What all connections share.
 pub(crate) struct Broker {
@@ -35,6 +46,7 @@ pub(crate) struct Broker {
     pub(crate) host: StrBytes,
     pub(crate) port: i32,
     pub(crate) groups: Groups,
+    pub(crate) transactions: Transactions,
     /// True once the node stops.
     pub(crate) shutdown: watch::Receiver<bool>,
 }
@@ -86,7 +98,7 @@ pub(crate) fn receive(
         // The one request that a client sends without knowing which versions there are.
         let context =
             Context { version: 0, correlation: header.correlation, client: StrBytes::new(), peer };
-        let body = api_versions(Some(ResponseError::UnsupportedVersion));
+        let body = api_versions(0, Some(ResponseError::UnsupportedVersion));
         return Ok(Box::pin(async move { context.respond(&body) }));
     }
     let request = wire::parse(header, frame)?;
@@ -135,14 +147,22 @@ fn dispatch(
         }
         ApiKey::ApiVersions => {
             request.decode::<ApiVersionsRequest>()?;
-            let body = api_versions(None);
+            let body = api_versions(context.version, None);
             Box::pin(async move { context.respond(&body) })
         }
         ApiKey::ListOffsets => later!(list_offsets::answer),
         ApiKey::Metadata => later!(metadata::answer),
         ApiKey::DescribeCluster => plain!(metadata::describe_cluster),
         ApiKey::FindCoordinator => plain!(metadata::find_coordinator),
-        ApiKey::InitProducerId => later!(produce::init_producer_id),
+        ApiKey::InitProducerId => later!(Transactions::init_producer_id),
+        ApiKey::AddPartitionsToTxn => later!(Transactions::add_partitions),
+        ApiKey::AddOffsetsToTxn => later!(Transactions::add_offsets),
+        ApiKey::TxnOffsetCommit => later!(Groups::commit_in_transaction),
+        ApiKey::EndTxn => later!(Transactions::end),
+        ApiKey::WriteTxnMarkers => later!(Transactions::write_markers),
+        ApiKey::DescribeProducers => plain!(Transactions::describe_producers),
+        ApiKey::DescribeTransactions => plain!(Transactions::describe),
+        ApiKey::ListTransactions => plain!(Transactions::list),
         ApiKey::CreateTopics => later!(topics::create),
         ApiKey::DeleteTopics => later!(topics::delete),
         ApiKey::JoinGroup => later!(Groups::join),
@@ -159,12 +179,12 @@ fn dispatch(
 
 /// Which requests are served. Told that its version is not, a client only needs the range of the
 /// request that it sent.
-fn api_versions(error: Option<ResponseError>) -> ApiVersionsResponse {
+fn api_versions(version: i16, error: Option<ResponseError>) -> ApiVersionsResponse {
     let served = api::SERVED
         .iter()
         .filter(|api| error.is_none() || api.key == ApiKey::ApiVersions)
         .map(|api| {
-            api_versions_response::ApiVersion::default()
+            ApiVersion::default()
                 .with_api_key(api.key as i16)
                 .with_min_version(api.version_min)
                 .with_max_version(api.version_max)
@@ -172,6 +192,20 @@ fn api_versions(error: Option<ResponseError>) -> ApiVersionsResponse {
     ApiVersionsResponse::default()
         .with_error_code(error.map_or(0, |error| error.code()))
         .with_api_keys(served.collect())
+        .with_supported_features(vec![
+            SupportedFeatureKey::default()
+                .with_name(TRANSACTION_FEATURE)
+                // Older clients can not read a 0 here.
+                .with_min_version(i16::from(version < 4))
+                .with_max_version(EPOCH_BUMP),
+        ])
+        .with_finalized_features_epoch(0)
+        .with_finalized_features(vec![
+            FinalizedFeatureKey::default()
+                .with_name(TRANSACTION_FEATURE)
+                .with_min_version_level(EPOCH_BUMP)
+                .with_max_version_level(EPOCH_BUMP),
+        ])
 }
 
 impl Broker {
@@ -196,7 +230,7 @@ impl Broker {
 
 /// Whether a topic is Afflux's own: neither listed, nor read, nor written by clients.
 pub(crate) fn is_hidden(name: &TopicName) -> bool {
-    name.is_internal() || name.as_str() == OFFSETS_TOPIC
+    name.is_internal() || [OFFSETS_TOPIC, TRANSACTIONS_TOPIC].contains(&name.as_str())
 }
 
 /// A string for an answer.

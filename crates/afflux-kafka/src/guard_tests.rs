@@ -8,11 +8,13 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-        DescribeClusterRequest, DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest,
-        HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
-        ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
-        OffsetFetchRequest, ProduceRequest, SyncGroupRequest,
+        AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, ApiKey, ApiVersionsRequest,
+        CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeGroupsRequest,
+        DescribeProducersRequest, DescribeTransactionsRequest, EndTxnRequest, FetchRequest,
+        FindCoordinatorRequest, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest,
+        LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, ListTransactionsRequest,
+        MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, SyncGroupRequest,
+        TxnOffsetCommitRequest, WriteTxnMarkersRequest,
     },
     protocol::Decodable,
 };
@@ -95,6 +97,14 @@ fn decode(key: ApiKey, body: &mut Bytes, version: i16) -> Result<usize, String> 
         ApiKey::DeleteTopics => one::<DeleteTopicsRequest>(body, version),
         ApiKey::InitProducerId => one::<InitProducerIdRequest>(body, version),
         ApiKey::DescribeCluster => one::<DescribeClusterRequest>(body, version),
+        ApiKey::AddPartitionsToTxn => one::<AddPartitionsToTxnRequest>(body, version),
+        ApiKey::AddOffsetsToTxn => one::<AddOffsetsToTxnRequest>(body, version),
+        ApiKey::EndTxn => one::<EndTxnRequest>(body, version),
+        ApiKey::WriteTxnMarkers => one::<WriteTxnMarkersRequest>(body, version),
+        ApiKey::TxnOffsetCommit => one::<TxnOffsetCommitRequest>(body, version),
+        ApiKey::DescribeProducers => one::<DescribeProducersRequest>(body, version),
+        ApiKey::DescribeTransactions => one::<DescribeTransactionsRequest>(body, version),
+        ApiKey::ListTransactions => one::<ListTransactionsRequest>(body, version),
         other => panic!("{other:?} is served and not tried here"),
     }
 }

@@ -8,7 +8,8 @@
 //!                                                    ▼
 //!                                                   log
 //! ```
-//! Not here: storage, sequences of idempotent producers (the log's), transactions, security.
+//!                             └▶ transactions ──▶ transaction (another)
+//! Not here: storage, sequences of idempotent producers (the log's), security.
 //!
 //! Absences that hold: nothing here unpacks or copies a record batch on its way in or out; no
 //! length in a request reserves memory before the bytes are there; an acknowledged record is
@@ -26,6 +27,8 @@ mod list_offsets;
 mod metadata;
 mod produce;
 mod topics;
+mod transaction;
+mod transactions;
 mod wire;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -40,7 +43,9 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{broker::Broker, connection::BUDGET_UNIT_BYTES, groups::Groups};
+use crate::{
+    broker::Broker, connection::BUDGET_UNIT_BYTES, groups::Groups, transactions::Transactions,
+};
 
 /// How long answers in flight may take once the node stops.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -75,6 +80,8 @@ pub struct Options {
     pub group_initial_delay: Duration,
     /// The shortest session that a member of a group may ask for.
     pub group_session_min: Duration,
+    /// The longest that a transaction may be allowed to take.
+    pub transaction_timeout_max: Duration,
 }
 
 impl Default for Options {
@@ -92,21 +99,24 @@ impl Default for Options {
             idle_max: Duration::from_mins(10),
             group_initial_delay: Duration::from_millis(200),
             group_session_min: Duration::from_secs(6),
+            transaction_timeout_max: Duration::from_mins(15),
         }
     }
 }
 
-/// The listener can not start, for what groups have committed can not be read.
+/// The listener can not start, for what groups and transactions have stored can not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// The log does not give it.
-    #[error("reading committed offsets: {0}")]
+    #[error("reading what groups and transactions have stored: {0}")]
     Read(#[from] ReadError),
     /// A batch of it is malformed.
-    #[error("reading committed offsets: the batch at offset {offset}: {source}")]
+    #[error(
+        "reading what groups and transactions have stored: the batch at offset {offset}: {source}"
+    )]
     Batch {
-        /// Where in `__consumer_offsets`.
+        /// Where in `__consumer_offsets` or `__transaction_state`.
         offset: Offset,
         /// What is wrong with it.
         source: BatchError,
@@ -136,10 +146,14 @@ pub async fn serve(
         session_min: options.group_session_min,
         ..group::Settings::default()
     };
-    let rebuilding = Arc::clone(&log);
-    let groups = tokio::task::spawn_blocking(move || Groups::rebuild(&rebuilding, settings))
-        .await
-        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    let (rebuilding, world) = (Arc::clone(&log), env.clone());
+    let timeout_max = options.transaction_timeout_max;
+    let (groups, transactions) = tokio::task::spawn_blocking(move || {
+        let transactions = Transactions::rebuild(&world, &rebuilding, timeout_max)?;
+        Ok::<_, StartError>((Groups::rebuild(&rebuilding, settings)?, transactions))
+    })
+    .await
+    .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     let (host, port) = advertised(&options, listener.address());
     let frame_units = options.frame_bytes_max.div_ceil(BUDGET_UNIT_BYTES);
     // One frame of the longest kind must always fit, or it would wait for ever.
@@ -147,17 +161,19 @@ pub async fn serve(
     let budget = Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)));
     let places = Arc::new(Semaphore::new(options.connections_max));
     let mut stopping = shutdown.clone();
-    let broker = Arc::new(Broker { env, log, options, host, port, groups, shutdown });
+    let broker = Arc::new(Broker { env, log, options, host, port, groups, transactions, shutdown });
     // A crash may have come between the end of a topic and that of what was committed for it.
     let is_gone = |topic: &TopicName| broker.log.topic(topic).is_none();
     if let Err(error) = Groups::forget_topics(&broker, is_gone).await {
         tracing::error!(%error, "what groups committed for topics that are gone still stands");
     }
 
+    Transactions::recover(&broker).await;
+
     let mut connections = JoinSet::new();
     let coordinating = tokio::spawn({
         let broker = Arc::clone(&broker);
-        async move { Groups::run(&broker).await }
+        async move { tokio::join!(Groups::run(&broker), Transactions::run(&broker)) }
     });
     loop {
         let place = tokio::select! {

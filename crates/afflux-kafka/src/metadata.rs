@@ -143,18 +143,14 @@ pub(crate) fn describe_cluster(
         .with_brokers(vec![node])
 }
 
-/// Says who coordinates a group: this node.
+/// Says who coordinates a group or a transactional id: this node.
 pub(crate) fn find_coordinator(
     broker: &Arc<Broker>,
     context: &Context,
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
     let error = match request.key_type {
-        GROUP_KEY => None,
-        TRANSACTION_KEY => Some((
-            ResponseError::UnsupportedVersion,
-            "transactions are not supported by this version of Afflux",
-        )),
+        GROUP_KEY | TRANSACTION_KEY => None,
         _ => Some((ResponseError::InvalidRequest, "keys of this kind have no coordinator")),
     };
     let number = error.map_or(0, |(error, _)| error.code());

@@ -1,4 +1,4 @@
-//! Produce and `InitProducerId`.
+//! Produce.
 //!
 //! A batch is checked where it lies in the request (header, length, checksum), then handed to the
 //! log as it is; nothing is copied or unpacked. Each partition of a request is a group of its
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        InitProducerIdRequest, InitProducerIdResponse, ProduceRequest, ProduceResponse, ProducerId,
+        ProduceRequest, ProduceResponse,
         produce_request::TopicProduceData,
         produce_response::{PartitionProduceResponse, TopicProduceResponse},
     },
@@ -24,6 +24,8 @@ use kafka_protocol::{
 use crate::{
     broker::{Broker, Context, Outcome, Pending, text},
     code,
+    transaction::{Identity, TransactionalId},
+    transactions::Writing,
 };
 
 /// A partition's append, taken or refused.
@@ -47,18 +49,15 @@ impl Refusal {
 /// Appends what the request brings; answers once it is durable.
 pub(crate) fn start(broker: &Arc<Broker>, context: Context, request: ProduceRequest) -> Pending {
     let acks = request.acks;
-    let refusal = if !(-1..=1).contains(&acks) {
-        Some(ResponseError::InvalidRequiredAcks)
-    } else if request.transactional_id.is_some() {
-        Some(ResponseError::InvalidTxnState)
-    } else {
-        None
-    };
+    let refusal =
+        if !(-1..=1).contains(&acks) { Some(ResponseError::InvalidRequiredAcks) } else { None };
+    let id = request.transactional_id.as_ref().map(|id| TransactionalId::from(&***id));
+    let writing = id.map(|id| Writing::produce(id, context.version));
     let topics: Vec<(TopicProduceData, Vec<Part>)> = request
         .topic_data
         .into_iter()
         .map(|mut topic| {
-            let parts = append_topic(broker, &context, &mut topic, refusal);
+            let parts = append_topic(broker, &context, writing.as_ref(), &mut topic, refusal);
             (topic, parts)
         })
         .collect();
@@ -98,6 +97,7 @@ pub(crate) fn start(broker: &Arc<Broker>, context: Context, request: ProduceRequ
 fn append_topic(
     broker: &Broker,
     context: &Context,
+    writing: Option<&Writing>,
     request: &mut TopicProduceData,
     refusal: Option<ResponseError>,
 ) -> Vec<Part> {
@@ -114,7 +114,7 @@ fn append_topic(
             let taken = match (&partition, refusal) {
                 (_, Some(error)) => Err(Refusal::new(error, error.to_string())),
                 (None, _) => Err(Refusal::new(unknown, "there is no such topic")),
-                (Some(partition), None) => append(broker, partition, data.records),
+                (Some(partition), None) => append(broker, writing, partition, data.records),
             };
             Part { index: data.index, partition, taken }
         })
@@ -124,6 +124,7 @@ fn append_topic(
 /// Checks one batch and hands it to the log.
 fn append(
     broker: &Broker,
+    writing: Option<&Writing>,
     partition: &TopicPartition,
     records: Option<Bytes>,
 ) -> Result<Ticket, Refusal> {
@@ -135,12 +136,6 @@ fn append(
     if header.is_control() {
         return Err(Refusal::new(ResponseError::InvalidRecord, "clients write no control batches"));
     }
-    if header.is_transactional() {
-        return Err(Refusal::new(
-            ResponseError::InvalidTxnState,
-            "transactions are not supported by this version of Afflux",
-        ));
-    }
     if header.record_count != header.last_offset_delta.saturating_add(1) {
         return Err(Refusal::new(
             ResponseError::InvalidRecord,
@@ -151,7 +146,16 @@ fn append(
         .compression()
         .map_err(|error| Refusal::new(code::of_batch(&error), error.to_string()))?;
     let entry = Entry { partition: partition.clone(), batch };
-    Ok(broker.log.append(&Group { entries: vec![entry] }))
+    if !header.is_transactional() {
+        return Ok(broker.log.append(&Group { entries: vec![entry] }));
+    }
+    let writing = writing.ok_or_else(|| {
+        let error = ResponseError::TransactionalIdAuthorizationFailed;
+        Refusal::new(error, "the batch is part of a transaction, and the request of none")
+    })?;
+    let who = Identity { id: header.producer_id.0, epoch: header.producer_epoch.0 };
+    let taken = broker.transactions.append(broker, writing, who, entry, || {});
+    taken.map_err(|error| Refusal::new(error, error.to_string()))
 }
 
 /// Waits for an append and says what became of it.
@@ -176,31 +180,6 @@ async fn settle(broker: &Broker, part: Part) -> PartitionProduceResponse {
             .with_error_code(refusal.error.code())
             .with_base_offset(-1)
             .with_error_message(Some(text(&refusal.reason))),
-    }
-}
-
-/// Gives an idempotent producer its number.
-pub(crate) async fn init_producer_id(
-    broker: &Arc<Broker>,
-    _context: &Context,
-    request: InitProducerIdRequest,
-) -> InitProducerIdResponse {
-    let refused = |error: ResponseError| {
-        InitProducerIdResponse::default()
-            .with_error_code(error.code())
-            .with_producer_id(ProducerId(-1))
-            .with_producer_epoch(-1)
-    };
-    if request.transactional_id.is_some() {
-        return refused(ResponseError::UnsupportedVersion);
-    }
-    let broker = Arc::clone(broker);
-    match tokio::task::spawn_blocking(move || broker.log.next_producer_id()).await {
-        Ok(Ok(id)) => InitProducerIdResponse::default()
-            .with_producer_id(ProducerId(id.0))
-            .with_producer_epoch(0),
-        Ok(Err(error)) => refused(code::of_append(&error)),
-        Err(_) => refused(ResponseError::UnknownServerError),
     }
 }
 

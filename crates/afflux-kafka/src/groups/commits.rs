@@ -1,9 +1,9 @@
 //! Committed offsets: `OffsetCommit`, `OffsetFetch`, and the topic behind them.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use afflux_log::{EmbeddedLog, Entry, Group, Isolation, Log as _, TopicSpec};
-use afflux_record::{Compression, batch};
+use afflux_record::{Compression, Header, Marker, batch};
 use afflux_types::{Offset, TopicName, TopicPartition};
 use kafka_protocol::{
     ResponseError,
@@ -19,7 +19,7 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 
-use super::{Groups, shared};
+use super::{Groups, shared, transactional::PendingOffsets};
 use crate::{
     StartError,
     broker::{Broker, Context, OFFSETS_TOPIC, text},
@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// The longest metadata that may be committed with an offset: Kafka's limit.
-const METADATA_BYTES_MAX: usize = 4096;
+pub(super) const METADATA_BYTES_MAX: usize = 4096;
 /// How much of the offsets' topic is read at once when it is rebuilt.
 const REBUILD_BYTES: usize = 1 << 20;
 
@@ -114,8 +114,7 @@ impl Groups {
         if commits.is_empty() {
             return Ok(());
         }
-        let partition = offsets_partition().ok_or(ResponseError::UnknownServerError)?;
-        Self::ensure_topic(broker, &partition.topic).await?;
+        let partition = Self::ensure_offsets(broker).await?;
         let mut builder = batch::Builder::new(Compression::None);
         let time = broker.env.clock.now();
         for (group, partition, committed) in &commits {
@@ -135,6 +134,15 @@ impl Groups {
             offsets.apply(Offset(at), group, partition, committed);
         }
         Ok(())
+    }
+
+    /// Makes the topic of committed offsets, if it is not there; its one partition.
+    pub(crate) async fn ensure_offsets(
+        broker: &Arc<Broker>,
+    ) -> Result<TopicPartition, ResponseError> {
+        let partition = offsets_partition().ok_or(ResponseError::UnknownServerError)?;
+        Self::ensure_topic(broker, &partition.topic).await?;
+        Ok(partition)
     }
 
     async fn ensure_topic(broker: &Arc<Broker>, name: &TopicName) -> Result<(), ResponseError> {
@@ -160,7 +168,13 @@ impl Groups {
         broker: &Arc<Broker>,
         gone: impl Fn(&TopicName) -> bool,
     ) -> Result<(), ResponseError> {
-        let standing = broker.groups.offsets.read().in_topics(gone);
+        let mut standing = broker.groups.offsets.read().in_topics(&gone);
+        {
+            let mut pending = broker.groups.pending.lock();
+            let open = pending.all().filter(|(_, partition, _)| gone(&partition.topic));
+            standing.extend(open.map(|(group, partition, _)| (group.clone(), partition.clone())));
+            pending.forget(|_, partition| gone(&partition.topic));
+        }
         let gone = standing.into_iter().map(|(group, partition)| (group, partition, None));
         Self::write(broker, gone.collect()).await
     }
@@ -176,7 +190,8 @@ impl Groups {
                 let wanted = asked.topics.map(|topics| {
                     topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect()
                 });
-                let topics = Self::committed(broker, &asked.group_id, wanted);
+                let topics =
+                    Self::committed(broker, &asked.group_id, wanted, request.require_stable);
                 OffsetFetchResponseGroup::default()
                     .with_group_id(asked.group_id)
                     .with_topics(topics.into_iter().map(newer_offsets).collect())
@@ -186,35 +201,52 @@ impl Groups {
         let wanted = request.topics.map(|topics| {
             topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect()
         });
-        let topics = Self::committed(broker, &request.group_id, wanted);
+        let topics = Self::committed(broker, &request.group_id, wanted, request.require_stable);
         OffsetFetchResponse::default().with_topics(topics.into_iter().map(older_offsets).collect())
     }
 
-    /// Where a group stands, in some partitions or in all that it ever committed for.
+    /// Where a group stands, in some partitions or in all that it ever committed for. Who wants it
+    /// stable is not told where a transaction is about to change that.
     fn committed(
         broker: &Broker,
         group: &str,
         wanted: Option<Vec<(WireTopicName, Vec<i32>)>>,
+        is_stable: bool,
     ) -> Vec<FoundTopic> {
+        // Asked first: what has ended by now is among the offsets.
+        let mut pending = HashSet::new();
+        if is_stable {
+            let all = broker.groups.pending.lock();
+            let its = all.all().filter(|(of, ..)| &**of == group);
+            pending.extend(its.map(|(_, partition, _)| partition.clone()));
+        }
+        let found = |partition: &TopicPartition, committed: Option<&Committed>| {
+            if pending.contains(partition) {
+                Err(ResponseError::UnstableOffsetCommit)
+            } else {
+                Ok(committed.cloned())
+            }
+        };
         let offsets = broker.groups.offsets.read();
         let Some(wanted) = wanted else {
-            let mut found: Vec<FoundTopic> = Vec::new();
+            let mut topics: Vec<FoundTopic> = Vec::new();
             for (partition, committed) in offsets.all(group) {
                 let name = partition.topic.as_str();
                 let index = partition.partition.0;
-                match found.last_mut().filter(|(topic, _)| &***topic == name) {
-                    Some((_, partitions)) => partitions.push((index, Some(committed.clone()))),
-                    None => found
-                        .push((WireTopicName(text(name)), vec![(index, Some(committed.clone()))])),
+                let committed = found(partition, Some(committed));
+                match topics.last_mut().filter(|(topic, _)| &***topic == name) {
+                    Some((_, partitions)) => partitions.push((index, committed)),
+                    None => topics.push((WireTopicName(text(name)), vec![(index, committed)])),
                 }
             }
-            return found;
+            return topics;
         };
         let look = |(name, indexes): (WireTopicName, Vec<i32>)| {
             let topic = TopicName::new(&name).ok();
             let partitions = indexes.into_iter().map(|index| {
-                let committed = topic.as_ref().and_then(|topic| {
-                    offsets.get(group, &TopicPartition::new(topic.clone(), index)).cloned()
+                let committed = topic.as_ref().map_or(Ok(None), |topic| {
+                    let partition = TopicPartition::new(topic.clone(), index);
+                    found(&partition, offsets.get(group, &partition))
                 });
                 (index, committed)
             });
@@ -226,41 +258,46 @@ impl Groups {
 }
 
 /// A topic's partitions, each with what was committed for it.
-type FoundTopic = (WireTopicName, Vec<(i32, Option<Committed>)>);
+type FoundTopic = (WireTopicName, Vec<(i32, Found)>);
+type Found = Result<Option<Committed>, ResponseError>;
 
 fn newer_offsets((name, partitions): FoundTopic) -> OffsetFetchResponseTopics {
-    let partitions = partitions.into_iter().map(|(index, committed)| {
-        let (offset, epoch, metadata) = standing_of(committed);
+    let partitions = partitions.into_iter().map(|(index, found)| {
+        let error = code::number(&found);
+        let (offset, epoch, metadata) = standing_of(found);
         OffsetFetchResponsePartitions::default()
             .with_partition_index(index)
             .with_committed_offset(offset)
             .with_committed_leader_epoch(epoch)
             .with_metadata(Some(metadata))
+            .with_error_code(error)
     });
     OffsetFetchResponseTopics::default().with_name(name).with_partitions(partitions.collect())
 }
 
 fn older_offsets((name, partitions): FoundTopic) -> OffsetFetchResponseTopic {
-    let partitions = partitions.into_iter().map(|(index, committed)| {
-        let (offset, epoch, metadata) = standing_of(committed);
+    let partitions = partitions.into_iter().map(|(index, found)| {
+        let error = code::number(&found);
+        let (offset, epoch, metadata) = standing_of(found);
         OffsetFetchResponsePartition::default()
             .with_partition_index(index)
             .with_committed_offset(offset)
             .with_committed_leader_epoch(epoch)
             .with_metadata(Some(metadata))
+            .with_error_code(error)
     });
     OffsetFetchResponseTopic::default().with_name(name).with_partitions(partitions.collect())
 }
 
-fn standing_of(committed: Option<Committed>) -> (i64, i32, StrBytes) {
-    match committed {
+fn standing_of(found: Found) -> (i64, i32, StrBytes) {
+    match found.ok().flatten() {
         Some(committed) => (committed.offset.0, committed.leader_epoch, text(&committed.metadata)),
         None => (-1, -1, StrBytes::new()),
     }
 }
 
 /// The one partition of committed offsets.
-pub(super) fn offsets_partition() -> Option<TopicPartition> {
+pub(crate) fn offsets_partition() -> Option<TopicPartition> {
     Some(TopicPartition::new(TopicName::new(OFFSETS_TOPIC).ok()?, 0))
 }
 
@@ -270,15 +307,27 @@ pub(super) fn replay(
     log: &EmbeddedLog,
     partition: &TopicPartition,
     offsets: &mut Offsets,
+    pending: &mut PendingOffsets,
 ) -> Result<(), StartError> {
     let mut at = log.bounds(partition)?.start;
     loop {
         let read = log.fetch(partition, at, REBUILD_BYTES, Isolation::Uncommitted)?;
         for batch in &read.batches {
+            let broken = |source| StartError::Batch { offset: at, source };
+            let header = Header::parse(batch).map_err(broken)?;
+            if header.is_control() {
+                let marker = Marker::of(&header, batch);
+                pending.settle(header.producer_id, marker, header.base_offset, offsets);
+                continue;
+            }
             for record in batch::records(batch) {
-                let record = record.map_err(|source| StartError::Batch { offset: at, source })?;
-                let applied: Result<(), MalformedOffset> =
-                    offsets.apply_record(record.offset, record.key.as_ref(), record.value.as_ref());
+                let record = record.map_err(broken)?;
+                let applied: Result<(), MalformedOffset> = if header.is_transactional() {
+                    pending.add_record(header.producer_id, &record)
+                } else {
+                    pending.forget_record(&record);
+                    offsets.apply_record(record.offset, record.key.as_ref(), record.value.as_ref())
+                };
                 if let Err(error) = applied {
                     tracing::warn!(offset = record.offset.0, %error, "stepped over");
                 }

@@ -6,6 +6,7 @@
 //!   others, once its record is durable. At start the table is rebuilt from that topic.
 
 mod commits;
+mod transactional;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,7 +33,8 @@ use kafka_protocol::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OnceCell, oneshot};
 
-use self::commits::{offsets_partition, replay};
+pub(crate) use self::commits::offsets_partition;
+use self::{commits::replay, transactional::PendingOffsets};
 use crate::{
     StartError,
     broker::{Broker, Context, text},
@@ -47,6 +49,8 @@ use crate::{
 pub(crate) struct Groups {
     inner: Mutex<Inner>,
     offsets: RwLock<Offsets>,
+    /// What transactions that are open have committed.
+    pending: Mutex<PendingOffsets>,
     /// Held by each commit, and alone by who takes commits back.
     committing: tokio::sync::RwLock<()>,
     /// Whether the offsets' topic is there.
@@ -64,12 +68,12 @@ struct Inner {
 impl Groups {
     /// No members yet, and the offsets that the log holds. Blocks.
     pub(crate) fn rebuild(log: &EmbeddedLog, settings: Settings) -> Result<Self, StartError> {
-        let mut offsets = Offsets::default();
+        let (mut offsets, mut pending) = (Offsets::default(), PendingOffsets::default());
         let topic = OnceCell::new();
         if let Some(partition) = offsets_partition()
             && log.partition_count(&partition.topic).is_some()
         {
-            replay(log, &partition, &mut offsets)?;
+            replay(log, &partition, &mut offsets, &mut pending)?;
             // Just made, so nothing can have been put there.
             let _ = topic.set(());
         }
@@ -80,6 +84,7 @@ impl Groups {
                 tokens: 0,
             }),
             offsets: RwLock::new(offsets),
+            pending: Mutex::new(pending),
             committing: tokio::sync::RwLock::default(),
             topic,
             rearmed: Notify::new(),
