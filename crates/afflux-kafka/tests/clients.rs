@@ -80,6 +80,21 @@ fn kcat_produces_consumes_and_resumes_in_a_group() {
 }
 
 #[test]
+fn the_python_client_uses_transactions_and_kcat_sees_what_was_committed() {
+    let python = place(PYTHON);
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let mut command = Command::new(&python);
+    run(command.arg(source("python/transactions.py")).arg(server.bootstrap()), "");
+    let count = |isolation: &str| {
+        let mut command = Command::new("kcat");
+        command.args(["-q", "-b", &server.bootstrap(), "-C", "-t", "in", "-o", "beginning", "-e"]);
+        run(command.args(["-X", &format!("isolation.level={isolation}")]), "").lines().count()
+    };
+    assert_eq!((count("read_committed"), count("read_uncommitted")), (300, 451));
+}
+
+#[test]
 fn the_python_client_produces_shares_and_resumes() {
     let python = place(PYTHON);
     let directory = tempfile::tempdir().unwrap();
@@ -91,20 +106,44 @@ fn the_python_client_produces_shares_and_resumes() {
     }
 }
 
+/// A Java program of these tests, compiled.
+struct Java {
+    class: &'static str,
+    class_path: String,
+    _classes: tempfile::TempDir,
+}
+
+impl Java {
+    fn compile(class: &'static str) -> Self {
+        let class_path = place(JAVA_CLASS_PATH);
+        let classes = tempfile::tempdir().unwrap();
+        let mut compile = Command::new("javac");
+        compile.args(["-cp", &class_path, "-d"]).arg(classes.path());
+        run(compile.arg(source(&format!("java/{class}.java"))), "");
+        let class_path = format!("{}:{class_path}", classes.path().display());
+        Self { class, class_path, _classes: classes }
+    }
+
+    fn run(&self, arguments: &[&str]) {
+        let mut command = Command::new("java");
+        command.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", &self.class_path]);
+        run(command.arg(self.class).args(arguments), "");
+    }
+}
+
 #[test]
 fn the_java_client_produces_shares_and_resumes() {
-    let class_path = place(JAVA_CLASS_PATH);
+    let java = Java::compile("Conformance");
     let directory = tempfile::tempdir().unwrap();
-    let classes = tempfile::tempdir().unwrap();
-    let mut compile = Command::new("javac");
-    compile.args(["-cp", &class_path, "-d"]).arg(classes.path());
-    run(compile.arg(source("java/Conformance.java")), "");
-    let class_path = format!("{}:{class_path}", classes.path().display());
     for part in ["first", "second"] {
         let server = Server::start(directory.path());
-        let mut command = Command::new("java");
-        command.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", &class_path]);
-        command.args(["Conformance", &server.bootstrap(), part]);
-        run(&mut command, "");
+        java.run(&[&server.bootstrap(), part]);
     }
+}
+
+#[test]
+fn the_java_client_uses_transactions() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    Java::compile("Transactions").run(&[&server.bootstrap()]);
 }

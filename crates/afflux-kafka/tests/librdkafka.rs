@@ -282,10 +282,25 @@ fn afflux_topics_are_not_seen() {
 }
 
 #[test]
-fn a_transactional_producer_is_told_that_there_are_no_transactions() {
+fn what_is_committed_before_a_restart_is_there_after_it() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path());
-    let producer = producer(&server, &[("transactional.id", "t")]);
-    let error = producer.init_transactions(Duration::from_secs(5)).unwrap_err();
-    assert!(matches!(error, KafkaError::Transaction(_)), "{error}");
+    let before = producer(&server, &[("transactional.id", "t")]);
+    before.init_transactions(PATIENCE).unwrap();
+    before.begin_transaction().unwrap();
+    produce(&before, "t", 1, 2);
+    before.commit_transaction(PATIENCE).unwrap();
+    before.begin_transaction().unwrap();
+    produce(&before, "t", 2, 3);
+    drop(server);
+
+    let server = Server::start(directory.path());
+    let after = producer(&server, &[("transactional.id", "t")]);
+    after.init_transactions(PATIENCE).unwrap();
+    after.begin_transaction().unwrap();
+    produce(&after, "t", 3, 4);
+    after.commit_transaction(PATIENCE).unwrap();
+    let reader = consumer(&server, "g");
+    reader.subscribe(&["t"]).unwrap();
+    assert_eq!(numbers(&consume(&[&reader], 2)), [1, 3], "what was left open is aborted");
 }

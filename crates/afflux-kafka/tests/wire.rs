@@ -452,7 +452,7 @@ fn batches_are_checked_before_they_are_taken() {
     check(control.finish().unwrap(), 87);
     let mut transactional = Builder::new(Compression::None).transactional();
     transactional.push(Timestamp(1), None, None);
-    check(transactional.finish().unwrap(), 48);
+    check(transactional.finish().unwrap(), 53); // of a request that is of none
     check(Builder::new(Compression::None).finish().unwrap(), 87); // no records
 
     // One partition's error is its own.
