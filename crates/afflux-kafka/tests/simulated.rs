@@ -4,9 +4,11 @@
 //! By seed. What was acknowledged must be in the log after a power cut, what was not is there
 //! whole or not at all, and no connection that is gone keeps its place.
 
+#[path = "support/sim.rs"]
+mod sim;
+
 use std::{
     collections::HashMap,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,126 +16,42 @@ use std::{
     time::Duration,
 };
 
-use afflux_env::{
-    Connection, Network,
-    sim::{Sim, SimNetwork, SimRandom},
-};
-use afflux_kafka::{Options, StartError};
-use afflux_log::{EmbeddedLog, Isolation, LogOptions, TopicSpec};
+use afflux_env::sim::{Sim, SimRandom};
+use afflux_kafka::Options;
+use afflux_log::{EmbeddedLog, Isolation, TopicSpec};
 use afflux_record::{Compression, batch::Builder};
 use afflux_types::{Offset, Timestamp, TopicName, TopicPartition};
-use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
         ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, DeleteTopicsRequest,
         FetchRequest, FetchResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
-        ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader, TopicName as WireTopicName,
+        ProduceRequest, ProduceResponse,
         create_topics_request::CreatableTopic,
         fetch_request::{FetchPartition, FetchTopic},
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
         offset_fetch_request::OffsetFetchRequestTopic,
         produce_request::{PartitionProduceData, TopicProduceData},
     },
-    protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
+    protocol::StrBytes,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    sync::watch,
-    task::{JoinHandle, JoinSet},
-    time::timeout,
-};
+use sim::{Node, PATIENCE, call, frame, receive, wire_name};
+use tokio::{io::AsyncWriteExt, task::JoinSet, time::timeout};
 
 const CLIENTS: u64 = 6;
 /// Fewer than clients: a connection that never ends would hold up the others.
 const CONNECTIONS_MAX: usize = 3;
 const ROUNDS: u64 = 6;
 const PARTITIONS: i32 = 2;
-const PATIENCE: Duration = Duration::from_secs(20);
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
-struct Node {
-    log: Arc<EmbeddedLog>,
-    address: std::net::SocketAddr,
-    network: Arc<SimNetwork>,
-    stop: watch::Sender<bool>,
-    serving: JoinHandle<Result<(), StartError>>,
-}
-
-impl Node {
-    async fn start(sim: &Sim) -> Self {
-        Self::start_with(sim, Options::default()).await
-    }
-
-    async fn start_with(sim: &Sim, options: Options) -> Self {
-        let log_options = LogOptions {
-            file_bytes: 64 << 10,
-            first_file_bytes: 64 << 10,
-            write_bytes_max: 16 << 10,
-            whole_group_bytes_max: 8 << 10,
-            chunk_bytes: 4 << 10,
-            free_bytes_min: 0,
-            ..LogOptions::default()
-        };
-        let env = sim.env();
-        let log = Arc::new(EmbeddedLog::open(&env, Path::new("/data"), log_options).unwrap());
-        let listener = env.network.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = listener.address();
-        let (stop, stopping) = watch::channel(false);
-        let options = Options { connections_max: CONNECTIONS_MAX, ..options };
-        let serving =
-            tokio::spawn(afflux_kafka::serve(env, Arc::clone(&log), listener, options, stopping));
-        Self { log, address, network: Arc::clone(&sim.network), stop, serving }
-    }
-
-    async fn connect(&self) -> Box<dyn Connection> {
-        self.network.connect(self.address).await.unwrap()
-    }
-
-    async fn stop(self) {
-        self.stop.send_replace(true);
-        timeout(PATIENCE, self.serving).await.expect("no handler hangs").unwrap().unwrap();
-    }
-}
-
-fn wire_name(name: &str) -> WireTopicName {
-    WireTopicName(StrBytes::from_string(name.to_owned()))
+/// A node that takes few connections.
+async fn start(sim: &Sim) -> Node {
+    Node::start(sim, Options { connections_max: CONNECTIONS_MAX, ..Options::default() }).await
 }
 
 fn partition(partition: i32) -> TopicPartition {
     TopicPartition::new(TopicName::new("t").unwrap(), partition)
-}
-
-fn frame<R: Request>(version: i16, correlation: i32, request: &R) -> Bytes {
-    let header = RequestHeader::default()
-        .with_request_api_key(R::KEY)
-        .with_request_api_version(version)
-        .with_correlation_id(correlation);
-    let mut body = BytesMut::new();
-    header.encode(&mut body, R::header_version(version)).unwrap();
-    request.encode(&mut body, version).unwrap();
-    let mut frame = BytesMut::new();
-    frame.put_i32(body.len() as i32);
-    frame.put_slice(&body);
-    frame.freeze()
-}
-
-async fn receive<T: Decodable + HeaderVersion>(
-    stream: &mut Box<dyn Connection>,
-    version: i16,
-) -> (i32, T) {
-    let length = stream.read_i32().await.expect("a connection that is not cut is answered");
-    let mut body = vec![0; length as usize];
-    stream.read_exact(&mut body).await.unwrap();
-    let mut body = Bytes::from(body);
-    let header = ResponseHeader::decode(&mut body, T::header_version(version)).unwrap();
-    (header.correlation_id, T::decode(&mut body, version).unwrap())
-}
-
-async fn call<R: Request>(node: &Node, version: i16, request: &R) -> R::Response {
-    let mut stream = node.connect().await;
-    stream.write_all(&frame(version, 1, request)).await.unwrap();
-    receive(&mut stream, version).await.1
 }
 
 fn produce(index: i32, values: &[String]) -> ProduceRequest {
@@ -300,7 +218,7 @@ fn found(log: &EmbeddedLog) -> HashMap<(i32, String), i64> {
 
 async fn world(seed: u64) {
     let sim = Sim::new(seed);
-    let node = Arc::new(Node::start(&sim).await);
+    let node = Arc::new(start(&sim).await);
     node.log
         .create_topic(&TopicSpec { name: TopicName::new("t").unwrap(), partitions: PARTITIONS })
         .unwrap();
@@ -326,7 +244,7 @@ async fn world(seed: u64) {
     sim.disk.crash();
     node.stop().await;
 
-    let node = Node::start(&sim).await;
+    let node = start(&sim).await;
     let found = found(&node.log);
     for (client, (sent, _)) in &lives {
         for Sent { partition, values, base } in sent {
@@ -364,7 +282,7 @@ async fn cut_connections_leave_nothing_half_done() {
 #[tokio::test]
 async fn a_crash_behind_the_end_of_a_topic_brings_no_offset_back() {
     let sim = Sim::new(1);
-    let node = Node::start(&sim).await;
+    let node = start(&sim).await;
     create(&node, "t").await;
     let answer = call(&node, 7, &commit("g", 7)).await;
     assert_eq!(answer.topics[0].partitions[0].error_code, 0);
@@ -374,7 +292,7 @@ async fn a_crash_behind_the_end_of_a_topic_brings_no_offset_back() {
     sim.disk.crash();
     node.stop().await;
     for life in 0..2 {
-        let node = Node::start(&sim).await;
+        let node = start(&sim).await;
         if life == 0 {
             create(&node, "t").await;
         }
@@ -389,7 +307,7 @@ async fn what_has_come_of_a_request_counts_against_the_budget() {
     let bytes: usize = 32 << 10;
     let options =
         Options { frame_bytes_max: bytes, request_bytes_max: bytes, ..Options::default() };
-    let node = Node::start_with(&Sim::new(1), options).await;
+    let node = Node::start(&Sim::new(1), options).await;
     let (mut large, mut small) = (node.connect().await, node.connect().await);
     // `ApiVersions` with more behind it than it needs, and only a half of that.
     let mut request = vec![0; bytes];

@@ -1,0 +1,98 @@
+//! A node's Kafka listener over the simulated disk and network.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use afflux_env::{
+    Connection, Network,
+    sim::{Sim, SimNetwork},
+};
+use afflux_kafka::{Options, StartError};
+use afflux_log::{EmbeddedLog, LogOptions};
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::{
+    messages::{RequestHeader, ResponseHeader, TopicName},
+    protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Node {
+    pub(crate) log: Arc<EmbeddedLog>,
+    address: std::net::SocketAddr,
+    network: Arc<SimNetwork>,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<Result<(), StartError>>,
+}
+
+impl Node {
+    pub(crate) async fn start(sim: &Sim, options: Options) -> Self {
+        let log_options = LogOptions {
+            file_bytes: 64 << 10,
+            first_file_bytes: 64 << 10,
+            write_bytes_max: 16 << 10,
+            whole_group_bytes_max: 8 << 10,
+            chunk_bytes: 4 << 10,
+            free_bytes_min: 0,
+            ..LogOptions::default()
+        };
+        let env = sim.env();
+        let log = Arc::new(EmbeddedLog::open(&env, Path::new("/data"), log_options).unwrap());
+        let listener = env.network.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.address();
+        let (stop, stopping) = watch::channel(false);
+        let serving =
+            tokio::spawn(afflux_kafka::serve(env, Arc::clone(&log), listener, options, stopping));
+        Self { log, address, network: Arc::clone(&sim.network), stop, serving }
+    }
+
+    pub(crate) async fn connect(&self) -> Box<dyn Connection> {
+        self.network.connect(self.address).await.unwrap()
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stop.send_replace(true);
+        timeout(PATIENCE, self.serving).await.expect("no handler hangs").unwrap().unwrap();
+    }
+}
+
+pub(crate) fn wire_name(name: &str) -> TopicName {
+    TopicName(StrBytes::from_string(name.to_owned()))
+}
+
+pub(crate) fn frame<R: Request>(version: i16, correlation: i32, request: &R) -> Bytes {
+    let header = RequestHeader::default()
+        .with_request_api_key(R::KEY)
+        .with_request_api_version(version)
+        .with_correlation_id(correlation);
+    let mut body = BytesMut::new();
+    header.encode(&mut body, R::header_version(version)).unwrap();
+    request.encode(&mut body, version).unwrap();
+    let mut frame = BytesMut::new();
+    frame.put_i32(body.len() as i32);
+    frame.put_slice(&body);
+    frame.freeze()
+}
+
+pub(crate) async fn receive<T: Decodable + HeaderVersion>(
+    stream: &mut Box<dyn Connection>,
+    version: i16,
+) -> (i32, T) {
+    let length = stream.read_i32().await.expect("a connection that is not cut is answered");
+    let mut body = vec![0; length as usize];
+    stream.read_exact(&mut body).await.unwrap();
+    let mut body = Bytes::from(body);
+    let header = ResponseHeader::decode(&mut body, T::header_version(version)).unwrap();
+    (header.correlation_id, T::decode(&mut body, version).unwrap())
+}
+
+pub(crate) async fn call<R: Request>(node: &Node, version: i16, request: &R) -> R::Response {
+    let mut stream = node.connect().await;
+    stream.write_all(&frame(version, 1, request)).await.unwrap();
+    receive(&mut stream, version).await.1
+}
