@@ -59,7 +59,7 @@ const INTEGERS: Kind = Kind::List(&Kind::Fixed(4));
 const TEXTS: Kind = Kind::List(&Kind::Text);
 
 /// All that is served. Fetch stops at 16: version 17 is for followers, which there are none of;
-/// ListTransactions at 1: version 2 filters by regular expressions.
+/// `ListTransactions` at 1: version 2 filters by regular expressions.
 pub(crate) static SERVED: &[Api] = &[
     Api { served_min: 3, ..api(ApiKey::Produce, 0, 13, 9, PRODUCE) },
     api(ApiKey::Fetch, 4, 16, 12, FETCH),

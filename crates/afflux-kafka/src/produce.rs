@@ -49,8 +49,8 @@ impl Refusal {
 /// Appends what the request brings; answers once it is durable.
 pub(crate) fn start(broker: &Arc<Broker>, context: Context, request: ProduceRequest) -> Pending {
     let acks = request.acks;
-    let refusal =
-        if !(-1..=1).contains(&acks) { Some(ResponseError::InvalidRequiredAcks) } else { None };
+    let is_known = (-1..=1).contains(&acks);
+    let refusal = (!is_known).then_some(ResponseError::InvalidRequiredAcks);
     let id = request.transactional_id.as_ref().map(|id| TransactionalId::from(&***id));
     let writing = id.map(|id| Writing::produce(id, context.version));
     let topics: Vec<(TopicProduceData, Vec<Part>)> = request

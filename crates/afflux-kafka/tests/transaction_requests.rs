@@ -53,7 +53,12 @@ async fn every_version_is_answered() {
         }
     };
     // Version 0 knows groups alone.
-    let found = every(&node, &versions, |version| find(version).with_key_type(i8::from(version > 0)), |_, answer| answer.error_code);
+    let found = every(
+        &node,
+        &versions,
+        |version| find(version).with_key_type(i8::from(version > 0)),
+        |_, answer| answer.error_code,
+    );
     assert_eq!(found.await, [0; 6]);
     let init = |_| {
         InitProducerIdRequest::default()
@@ -77,7 +82,8 @@ async fn every_version_is_answered() {
                 .with_topics(topics);
             request.with_transactions(vec![one.clone().with_verify_only(true), one])
         } else {
-            let request = request.with_v3_and_below_transactional_id(TransactionalId(text("other")));
+            let request =
+                request.with_v3_and_below_transactional_id(TransactionalId(text("other")));
             request.with_v3_and_below_topics(topics)
         }
     };

@@ -14,7 +14,6 @@ use std::{
 };
 
 use afflux_env::{
-    disk::Disk as _,
     sim::{Failure, Operation, Sim, SimRandom},
 };
 use afflux_kafka::Options;
@@ -31,8 +30,8 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, DescribeTransactionsRequest,
-        EndTxnRequest, InitProducerIdRequest, OffsetFetchRequest, ProduceRequest,
-        TransactionalId, TxnOffsetCommitRequest, WriteTxnMarkersRequest,
+        EndTxnRequest, InitProducerIdRequest, OffsetFetchRequest, ProduceRequest, TransactionalId,
+        TxnOffsetCommitRequest, WriteTxnMarkersRequest,
         add_partitions_to_txn_request::AddPartitionsToTxnTopic,
         offset_fetch_request::OffsetFetchRequestTopic,
         produce_request::{PartitionProduceData, TopicProduceData},
@@ -136,9 +135,8 @@ impl Client {
         let data = PartitionProduceData::default()
             .with_index(partition)
             .with_records(Some(self.batch(partition, value)));
-        let topic = TopicProduceData::default()
-            .with_name(wire_name("t"))
-            .with_partition_data(vec![data]);
+        let topic =
+            TopicProduceData::default().with_name(wire_name("t")).with_partition_data(vec![data]);
         let request = ProduceRequest::default()
             .with_transactional_id(Some(self.id.clone()))
             .with_acks(-1)
@@ -389,7 +387,8 @@ async fn world(seed: u64) {
         }
         let is_over = AtomicBool::new(false);
         let living = async {
-            while let Some(some) = timeout(PATIENCE, clients.join_next()).await.expect("none hangs") {
+            while let Some(some) = timeout(PATIENCE, clients.join_next()).await.expect("none hangs")
+            {
                 tried.extend(some.unwrap());
             }
             is_over.store(true, Ordering::SeqCst);

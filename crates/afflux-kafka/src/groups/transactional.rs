@@ -237,10 +237,8 @@ fn take(
         standing.generation < 0 && standing.member.is_empty() && standing.instance.is_none();
     let now = broker.env.clock.monotonic();
     broker.groups.with(|inner| {
-        let allowed = match is_anonymous {
-            true => Ok(()),
-            false => inner.coordinator.may_commit(now, standing),
-        };
+        let allowed =
+            if is_anonymous { Ok(()) } else { inner.coordinator.may_commit(now, standing) };
         let mut number = 0;
         let taken = allowed
             .map_err(|error| match error {

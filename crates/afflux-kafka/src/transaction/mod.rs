@@ -367,7 +367,7 @@ impl Coordinator {
             _ if bumps && marker == Marker::Abort => {}
             _ => return Err(ResponseError::InvalidTxnState),
         }
-        entry.finish(now, id, marker, version, fresh)
+        Ok(entry.finish(now, id, marker, version, fresh))
     }
 
     /// What was on its way for an id is durable, or was refused.
@@ -498,24 +498,24 @@ impl Entry {
         marker: Marker,
         version: i16,
         fresh: Option<i64>,
-    ) -> Result<Ending, ResponseError> {
+    ) -> Ending {
         let facts = &self.facts;
         let Identity { id: producer, epoch } = facts.producer;
         if version < EPOCH_BUMP {
             let outcome = facts.clone();
-            return Ok(Ending::Write(self.depart(now, id, marker, facts.producer, outcome)));
+            return Ending::Write(self.depart(now, id, marker, facts.producer, outcome));
         }
         let marked = Identity { id: producer, epoch: epoch.saturating_add(1) };
         let mut outcome = Facts { last_epoch: epoch, version, ..facts.clone() };
         if epoch >= EPOCH_LAST {
-            let Some(fresh) = fresh else { return Ok(Ending::NeedsProducer) };
+            let Some(fresh) = fresh else { return Ending::NeedsProducer };
             outcome.producer = Identity { id: fresh, epoch: 0 };
             outcome.previous = producer;
         } else {
             outcome.producer = marked;
         }
         outcome.started = outcome.started.or(Some(now.wall));
-        Ok(Ending::Write(self.depart(now, id, marker, marked, outcome)))
+        Ending::Write(self.depart(now, id, marker, marked, outcome))
     }
 
     fn depart(

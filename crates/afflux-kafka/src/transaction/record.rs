@@ -77,7 +77,9 @@ pub(crate) fn encode_value(facts: &Facts) -> Vec<u8> {
         put_varint(&mut out, topic.as_str().len() as u32 + 1);
         out.put_slice(topic.as_str().as_bytes());
         put_varint(&mut out, indexes.len() as u32 + 1);
-        indexes.iter().for_each(|index| out.put_i32(*index));
+        for index in indexes {
+            out.put_i32(index);
+        }
         put_varint(&mut out, 0);
     }
     out.put_i64(facts.updated.0);

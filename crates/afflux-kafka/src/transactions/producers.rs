@@ -31,7 +31,7 @@ use crate::{
 const ADDING_PRODUCE: i16 = 12;
 /// The first version of Produce whose clients know that a transaction may have to be aborted.
 const ABORTABLE_PRODUCE: i16 = 11;
-/// The version of EndTxn that raises the epoch.
+/// The version of `EndTxn` that raises the epoch.
 const BUMPING_END: i16 = 5;
 
 /// Under what a transactional batch comes.

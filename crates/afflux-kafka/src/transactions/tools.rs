@@ -51,9 +51,10 @@ impl Transactions {
         let coordinator = broker.transactions.coordinator.lock();
         let states = request.transactional_ids.into_iter().map(|id| {
             let found = coordinator.describe(&id).map(|(facts, state)| described(facts, state));
-            let missing = match id.is_empty() {
-                true => ResponseError::InvalidRequest,
-                false => ResponseError::TransactionalIdNotFound,
+            let missing = if id.is_empty() {
+                ResponseError::InvalidRequest
+            } else {
+                ResponseError::TransactionalIdNotFound
             };
             let state = found
                 .unwrap_or_else(|| TransactionState::default().with_error_code(missing.code()));
@@ -63,6 +64,7 @@ impl Transactions {
     }
 
     /// `ListTransactions`.
+    #[expect(clippy::needless_pass_by_value, reason = "all answers are made alike")]
     pub(crate) fn list(
         broker: &Arc<Broker>,
         context: &Context,
