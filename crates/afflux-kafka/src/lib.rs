@@ -1,14 +1,14 @@
-//! The Kafka listener: clients of Apache Kafka produce, consume and form groups here.
+//! The Kafka listener: clients of Apache Kafka produce, consume, form groups and use transactions
+//! here.
 //!
 //! ```text
 //!  connection ──▶ wire, guard ──▶ broker ──▶ produce · fetch · list_offsets · metadata · topics
-//!  (frames,       (header,        (who               │
-//!   order,         shape)          answers)  ──▶ groups ──▶ group (pure coordinator)
-//!   budget)                                          │
-//!                                                    ▼
-//!                                                   log
+//!  (frames,       (header,        (who    ├─▶ groups ───────▶ group         ╮ pure
+//!   order,         shape)         answers)╰─▶ transactions ─▶ transaction   ╯ coordinators
+//!   budget)                                      │
+//!                                                ▼
+//!                                               log
 //! ```
-//!                             └▶ transactions ──▶ transaction (another)
 //! Not here: storage, sequences of idempotent producers (the log's), security.
 //!
 //! Absences that hold: nothing here unpacks or copies a record batch on its way in or out; no

@@ -45,6 +45,9 @@ pub(crate) type TransactionalId = Arc<str>;
 
 /// The last epoch that a client gets; the one behind it is kept for fencing.
 const EPOCH_LAST: i16 = i16::MAX - 1;
+/// How far fencing raises the epoch: further than an end does, so that a client whose transaction
+/// was aborted is not taken for one that asks again.
+const FENCE: i16 = 2;
 /// The version of transactions that raises the epoch with each end.
 pub(crate) const EPOCH_BUMP: i16 = 2;
 /// How soon what could not be aborted is tried again.
@@ -348,7 +351,8 @@ impl Coordinator {
             State::CompleteAbort => Some(Marker::Abort),
             State::Empty | State::Ongoing => None,
         };
-        let bumped = bumps && who.epoch.checked_add(1) == Some(facts.producer.epoch);
+        // No end raises to the very last epoch, only fencing does.
+        let bumped = bumps && who.epoch < EPOCH_LAST && who.epoch + 1 == facts.producer.epoch;
         let is_retry = completed.is_some() && (overflowed || bumped);
         if who.epoch != facts.producer.epoch && !is_retry {
             return Err(ResponseError::ProducerFenced);
@@ -486,7 +490,7 @@ impl Entry {
     /// Aborts with a raised epoch, which nobody is told.
     fn fence(&mut self, now: Now, id: &TransactionalId) -> End {
         let Identity { id: producer, epoch } = self.facts.producer;
-        let fenced = Identity { id: producer, epoch: epoch.saturating_add(1) };
+        let fenced = Identity { id: producer, epoch: epoch.saturating_add(FENCE) };
         let outcome = Facts { producer: fenced, last_epoch: -1, ..self.facts.clone() };
         self.depart(now, id, Marker::Abort, fenced, outcome)
     }

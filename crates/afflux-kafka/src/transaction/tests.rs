@@ -87,8 +87,8 @@ fn each_init_fences_the_one_before() {
     assert_eq!(world.add(who(5, 1)), Err(ResponseError::InvalidProducerIdMapping));
     assert_eq!(world.add(second), Ok(true));
     assert_eq!(world.add(second), Ok(false), "nothing new");
-    // The third finds a transaction open: it is aborted, and the epoch raised twice.
-    assert_eq!(world.init(at(0), None), Ok(who(101, 3)));
+    // The third finds a transaction open, and aborts it first.
+    assert_eq!(world.init(at(0), None), Ok(who(101, 4)));
     assert_eq!(world.end(second, Marker::Commit, 1), Err(ResponseError::ProducerFenced));
 }
 
@@ -141,7 +141,7 @@ fn a_time_out_aborts_and_a_late_commit_is_fenced() {
     world.add(me).unwrap();
     assert_eq!(world.coordinator.tick(at(60)), []);
     let ends = world.coordinator.tick(at(61));
-    assert_eq!((ends[0].marker, ends[0].producer), (Marker::Abort, who(101, 1)));
+    assert_eq!((ends[0].marker, ends[0].producer), (Marker::Abort, who(101, 2)));
     assert_eq!(ends[0].partitions, [partition(0)].into());
     assert_eq!(world.state(), "PrepareAbort");
     assert_eq!(world.add(me), Err(ResponseError::ConcurrentTransactions));
@@ -151,7 +151,10 @@ fn a_time_out_aborts_and_a_late_commit_is_fenced() {
     assert_eq!(world.coordinator.tick(at(62)).len(), 1);
     world.coordinator.settle(at(62), "id", true);
     assert_eq!(world.state(), "CompleteAbort");
-    assert_eq!(world.end(me, Marker::Commit, 1), Err(ResponseError::ProducerFenced));
+    for version in [1, 2] {
+        let late = world.end(me, Marker::Commit, version);
+        assert_eq!(late, Err(ResponseError::ProducerFenced), "{version}");
+    }
     assert_eq!(world.coordinator.tick(at(1_000)), []);
 }
 
@@ -247,7 +250,22 @@ fn data_adds_its_partition_without_a_record_but_for_the_first() {
     // Whoever may end any transaction ends this one, and fences its producer.
     assert_eq!(world.coordinator.abort(at(2), 5), Ok(None));
     let end = world.coordinator.abort(at(2), me.id).unwrap().unwrap();
-    assert_eq!((end.marker, end.producer), (Marker::Abort, who(me.id, 1)));
+    assert_eq!((end.marker, end.producer), (Marker::Abort, who(me.id, 2)));
     let again = world.coordinator.abort(at(2), me.id);
     assert_eq!(again, Err(ResponseError::ConcurrentTransactions));
+}
+
+#[test]
+fn one_that_was_fenced_at_the_last_epoch_is_refused() {
+    let mut world = World::new();
+    let me = world.init(at(0), None).unwrap();
+    let mut facts = world.coordinator.describe("id").unwrap().0.clone();
+    facts.producer.epoch = EPOCH_LAST;
+    world.coordinator.restore(at(0), "id".into(), facts);
+    let last = who(me.id, EPOCH_LAST);
+    world.add(last).unwrap();
+    assert_eq!(world.coordinator.tick(at(99)).len(), 1);
+    world.coordinator.settle(at(99), "id", true);
+    assert_eq!(world.end(last, Marker::Commit, 2), Err(ResponseError::ProducerFenced));
+    assert_eq!(world.init(at(99), None), Ok(who(102, 0)));
 }
