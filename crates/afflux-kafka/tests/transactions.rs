@@ -27,7 +27,8 @@ use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, DescribeTransactionsRequest,
+        AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, DeleteTopicsRequest,
+        DescribeTransactionsRequest,
         EndTxnRequest, InitProducerIdRequest, OffsetFetchRequest, ProduceRequest, TransactionalId,
         TxnOffsetCommitRequest, WriteTxnMarkersRequest,
         add_partitions_to_txn_request::AddPartitionsToTxnTopic,
@@ -482,6 +483,22 @@ async fn an_open_transaction_and_its_offsets_survive_a_crash() {
         assert_eq!(read(&node.log).len(), 2);
         assert_eq!(committed(&node, "g", true).await, Ok(5));
     }
+}
+
+#[tokio::test]
+async fn offsets_for_a_topic_that_is_deleted_meanwhile_are_not_committed() {
+    let sim = Sim::new(10);
+    let node = start(&sim).await;
+    let mut client = Client::init(&node, "id", true).await.unwrap();
+    client.produce(1, "gone").await.unwrap();
+    client.commit_offset("g", -1, 5).await.unwrap();
+    let delete = DeleteTopicsRequest::default().with_topic_names(vec![wire_name("t")]);
+    assert_eq!(call(&node, 4, &delete).await.responses[0].error_code, 0);
+    node.log.ensure_topic(&TopicSpec { name: topic(), partitions: PARTITIONS }).unwrap();
+    client.end(Marker::Commit).await.unwrap();
+    assert_eq!(committed(&node, "g", true).await, Ok(-1));
+    let node = restart(&sim, node).await;
+    assert_eq!(committed(&node, "g", true).await, Ok(-1));
 }
 
 #[tokio::test]

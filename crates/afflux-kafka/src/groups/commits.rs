@@ -163,6 +163,11 @@ impl Groups {
         self.committing.write().await
     }
 
+    /// Held by whoever ends a transaction, until its offsets are committed.
+    pub(crate) async fn begin_commit(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.committing.read().await
+    }
+
     /// Takes back what groups committed for some topics: others of their names begin anew.
     pub(crate) async fn forget_topics(
         broker: &Arc<Broker>,

@@ -190,7 +190,7 @@ async fn write(
     commits: &[Commit],
 ) -> Result<(), ResponseError> {
     let groups = &broker.groups;
-    let _standing = groups.committing.read().await;
+    let _begun = groups.begin_commit().await;
     let partition = Groups::ensure_offsets(broker).await?;
     let (id, epoch) = (ProducerId(request.producer_id.0), ProducerEpoch(request.producer_epoch));
     let producer = Producer { id, epoch, base_sequence: -1 };

@@ -9,7 +9,9 @@
 //! 3. What a transactional id is up to is a record of `__transaction_state`. At start they are
 //!    read, and what the log has open besides is taken in; what is open of nobody that is known is
 //!    aborted.
-//! 4. Once a second transactions that take too long are aborted, and ids that nobody has used for
+//! 4. Whoever takes committed offsets back waits for the ends that were begun, since those may
+//!    commit some.
+//! 5. Once a second transactions that take too long are aborted, and ids that nobody has used for
 //!    a week are forgotten.
 //!
 //! Requests of producers are in `producers`, those of tools in `tools`, and offsets that are
@@ -94,6 +96,7 @@ impl Transactions {
     pub(crate) async fn run(broker: &Arc<Broker>) {
         loop {
             tokio::time::sleep(CHECK_EVERY).await;
+            let _begun = broker.groups.begin_commit().await;
             let departed: Vec<Departed> = {
                 let now = now(&broker.env);
                 let mut coordinator = broker.transactions.coordinator.lock();

@@ -221,6 +221,7 @@ async fn init(
     let timeout = u64::try_from(request.transaction_timeout_ms).unwrap_or(0);
     let timeout = Duration::from_millis(timeout);
     Transactions::ensure_topic(broker).await?;
+    let _begun = broker.groups.begin_commit().await;
     let mut fresh = None;
     loop {
         let next = {
@@ -261,6 +262,7 @@ async fn end(
     let who = Identity { id: request.producer_id.0, epoch: request.producer_epoch };
     let marker = if request.committed { Marker::Commit } else { Marker::Abort };
     let speaks = if version >= BUMPING_END { EPOCH_BUMP } else { 0 };
+    let _begun = broker.groups.begin_commit().await;
     let mut fresh = None;
     loop {
         let departed = {

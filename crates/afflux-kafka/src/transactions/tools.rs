@@ -213,6 +213,7 @@ async fn end_one(
     if who.epoch < state.epoch.0 {
         return Err(ResponseError::InvalidProducerEpoch);
     }
+    let _begun = broker.groups.begin_commit().await;
     let departed = {
         let mut coordinator = broker.transactions.coordinator.lock();
         if marker == Marker::Commit && coordinator.has_open(who.id) {
