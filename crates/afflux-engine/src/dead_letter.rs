@@ -6,6 +6,8 @@
 //! `afflux.source.offset`. Letters travel in the commit of the epoch that met them, so each is
 //! written exactly once.
 
+use std::ops::Range;
+
 use afflux_codec::json;
 use afflux_dataflow::RejectedRow;
 use afflux_log::Entry;
@@ -33,6 +35,22 @@ pub(crate) struct DeadLetter {
 }
 
 impl DeadLetter {
+    /// Offsets whose records were dropped from the topic before it was known that they were read.
+    pub(crate) fn of_gap(partition: &TopicPartition, gone: Range<Offset>) -> Self {
+        let Range { start, end } = gone;
+        Self {
+            source: Some((partition.clone(), start)),
+            timestamp: Timestamp(0),
+            key: None,
+            value: None,
+            headers: Vec::new(),
+            reason: format!(
+                "offsets {start} to {end} of {partition} were deleted from the topic before the \
+                 view had recorded that it read them"
+            ),
+        }
+    }
+
     /// A row that an operator has rejected.
     pub(crate) fn of_row(rejected: &RejectedRow, now: Timestamp) -> Self {
         let value = json::rows(&rejected.row).into_iter().next();

@@ -166,6 +166,9 @@ impl Pipeline {
         let fresh = self.last_frame_tick.is_none();
         let mut input: Vec<(usize, Changes)> = Vec::new();
         let mut dead = Vec::new();
+        for source in &mut self.sources {
+            source.grow(pass.log)?;
+        }
         for index in 0..self.sources.len() {
             self.read_source(pass, index, target, &mut input, &mut dead)?;
         }
@@ -363,7 +366,7 @@ impl Pipeline {
                 .sources
                 .iter()
                 .flat_map(|source| &source.partitions)
-                .filter(|partition| partition.recorded.0 >= Offset::ZERO)
+                .filter(|partition| partition.is_recorded())
                 .map(partition_progress)
                 .collect();
             progress.extend(

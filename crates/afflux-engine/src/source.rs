@@ -4,6 +4,13 @@
 //! record is good does not depend on who else is there. Within one pass of the line the outcome
 //! is kept by (source, ranges), so pipelines that stand at the same offsets share it.
 //!
+//! What was dropped from a topic before it was read (by retention, or by a client) is stepped over
+//! with a dead letter that says so.
+//!
+//! A topic can get more partitions. A pipeline takes them in before it reads to a tick, so it has
+//! all that lie before the tick; it reads them from their first record on, wherever the source
+//! starts: nothing was in them when the view was made.
+//!
 //! Time, per pipeline and source:
 //! 1. a partition's watermark is the latest event time seen in it less the declared delay, and
 //!    never goes back;
@@ -13,7 +20,8 @@
 //!    counted in the epochs' logged time from the epoch that found it at its end. It is not idle
 //!    while records of it wait to be read. If all are idle, time stands still;
 //! 4. an idle partition's watermark is lifted to the source's: rows below it are late by now
-//!    whichever partition brings them. So the logged watermarks alone tell the source's.
+//!    whichever partition brings them. So the logged watermarks alone tell the source's. A
+//!    partition that is added begins with it too.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -140,8 +148,16 @@ impl Sources {
         let partition = TopicPartition::new(source.topic.clone(), range.partition as i32);
         let mut from = range.from;
         while from < range.to {
-            let read =
-                self.log.read(&partition, from, range.to, READ_BYTES, Isolation::Appended)?;
+            let read = self.log.read(&partition, from, range.to, READ_BYTES, Isolation::Appended);
+            let read = match read {
+                Err(ReadError::OffsetOutOfRange { start, .. }) if start > from => {
+                    let to = start.min(range.to);
+                    dead.push(DeadLetter::of_gap(&partition, from..to));
+                    from = to;
+                    continue;
+                }
+                read => read?,
+            };
             for bytes in &read.batches {
                 let header = Header::parse(bytes);
                 if header.as_ref().is_ok_and(Header::is_control) {
@@ -246,19 +262,48 @@ pub(crate) struct SourcePartition {
     pub(crate) recorded: (Offset, Timestamp),
 }
 
+impl SourcePartition {
+    fn new(partition: TopicPartition, next: Offset, watermark: Timestamp) -> Self {
+        let recorded = (Offset(-1), Timestamp::MIN);
+        Self { partition, next, watermark, at_end_since: None, recorded }
+    }
+
+    /// Whether a frame has its position.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.recorded.0 >= Offset::ZERO
+    }
+}
+
 impl SourceInput {
     /// At the beginning of nothing: positions are set by the caller.
     pub(crate) fn new(id: ObjectId, source: Source, partition_count: i32) -> Self {
         let partitions = (0..partition_count)
-            .map(|partition| SourcePartition {
-                partition: TopicPartition::new(source.topic.clone(), partition),
-                next: Offset::ZERO,
-                watermark: Timestamp::MIN,
-                at_end_since: None,
-                recorded: (Offset(-1), Timestamp::MIN),
+            .map(|partition| {
+                let partition = TopicPartition::new(source.topic.clone(), partition);
+                SourcePartition::new(partition, Offset::ZERO, Timestamp::MIN)
             })
             .collect();
         Self { id, source, partitions, watermark: Timestamp::MIN, looked_at: Timestamp::MIN }
+    }
+
+    /// Takes in partitions that the topic got since, from their first record on.
+    pub(crate) fn grow(&mut self, log: &dyn Log) -> Result<(), EngineError> {
+        let count = log.partition_count(&self.source.topic).unwrap_or(0);
+        for partition in self.partitions.len() as i32..count {
+            let partition = TopicPartition::new(self.source.topic.clone(), partition);
+            let start = log.bounds(&partition)?.start;
+            self.partitions.push(SourcePartition::new(partition, start, self.watermark));
+        }
+        Ok(())
+    }
+
+    /// All logged positions were taken: partitions without one are younger than the last frame,
+    /// which had them all.
+    pub(crate) fn restored(&mut self, log: &dyn Log) -> Result<(), EngineError> {
+        self.partitions.retain(SourcePartition::is_recorded);
+        let watermarks = self.partitions.iter().map(|partition| partition.watermark);
+        self.watermark = watermarks.min().unwrap_or(Timestamp::MIN);
+        self.grow(log)
     }
 
     /// Takes a logged position.

@@ -5,5 +5,6 @@ mod exactly_once;
 mod failure;
 mod following;
 mod threads;
+mod topics;
 mod trimming;
 mod world;

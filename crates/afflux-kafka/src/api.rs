@@ -87,6 +87,18 @@ pub(crate) static SERVED: &[Api] = &[
     api(ApiKey::DescribeProducers, 0, 0, 0, DESCRIBE_PRODUCERS),
     api(ApiKey::DescribeTransactions, 0, 0, 0, DESCRIBE_TRANSACTIONS),
     api(ApiKey::ListTransactions, 0, 1, 0, LIST_TRANSACTIONS),
+    api(ApiKey::DescribeConfigs, 1, 4, 4, DESCRIBE_CONFIGS),
+    api(ApiKey::AlterConfigs, 0, 2, 2, ALTER_CONFIGS),
+    api(ApiKey::IncrementalAlterConfigs, 0, 1, 1, INCREMENTAL_ALTER_CONFIGS),
+    api(ApiKey::ListConfigResources, 0, 1, 0, LIST_CONFIG_RESOURCES),
+    api(ApiKey::CreatePartitions, 0, 3, 2, CREATE_PARTITIONS),
+    api(ApiKey::DeleteRecords, 0, 2, 2, DELETE_RECORDS),
+    api(ApiKey::OffsetForLeaderEpoch, 2, 4, 4, OFFSET_FOR_LEADER_EPOCH),
+    api(ApiKey::DescribeLogDirs, 1, 4, 2, DESCRIBE_LOG_DIRS),
+    api(ApiKey::DescribeTopicPartitions, 0, 0, 0, DESCRIBE_TOPIC_PARTITIONS),
+    api(ApiKey::ElectLeaders, 0, 2, 2, ELECT_LEADERS),
+    api(ApiKey::AlterPartitionReassignments, 0, 1, 0, ALTER_PARTITION_REASSIGNMENTS),
+    api(ApiKey::ListPartitionReassignments, 0, 0, 0, LIST_PARTITION_REASSIGNMENTS),
 ];
 
 const PRODUCE: &[Field] = &[
@@ -305,3 +317,81 @@ const LIST_TRANSACTIONS: &[Field] = &[
 ];
 
 const DESCRIBE_CLUSTER: &[Field] = &[always(I8), since(1, I8), since(2, I8)];
+
+const DESCRIBE_CONFIGS: &[Field] = &[
+    always(Kind::Array(&[always(I8), always(TEXT), always(TEXTS)])), // kind, name, settings
+    always(I8),                                                      // synonyms
+    since(3, I8),                                                    // documentation
+];
+
+const ALTER_CONFIGS: &[Field] = &[
+    always(Kind::Array(&[
+        always(I8),                                         // kind of resource
+        always(TEXT),                                       // its name
+        always(Kind::Array(&[always(TEXT), always(TEXT)])), // settings
+    ])),
+    always(I8), // validate only
+];
+
+const INCREMENTAL_ALTER_CONFIGS: &[Field] = &[
+    always(Kind::Array(&[
+        always(I8),                                                     // kind of resource
+        always(TEXT),                                                   // its name
+        always(Kind::Array(&[always(TEXT), always(I8), always(TEXT)])), // name, operation, value
+    ])),
+    always(I8), // validate only
+];
+
+const LIST_CONFIG_RESOURCES: &[Field] = &[since(1, Kind::List(&I8))];
+
+const CREATE_PARTITIONS: &[Field] = &[
+    always(Kind::Array(&[
+        always(TEXT),                             // topic
+        always(I32),                              // partitions
+        always(Kind::Array(&[always(INTEGERS)])), // assignments
+    ])),
+    always(I32), // timeout
+    always(I8),  // validate only
+];
+
+const DELETE_RECORDS: &[Field] = &[
+    always(Kind::Array(&[
+        always(TEXT),
+        always(Kind::Array(&[always(I32), always(I64)])), // partition, offset
+    ])),
+    always(I32), // timeout
+];
+
+const OFFSET_FOR_LEADER_EPOCH: &[Field] = &[
+    since(3, I32), // replica
+    always(Kind::Array(&[
+        always(TEXT),
+        always(Kind::Array(&[always(I32), always(I32), always(I32)])), // partition, epochs
+    ])),
+];
+
+const DESCRIBE_LOG_DIRS: &[Field] = &[always(Kind::Array(&[always(TEXT), always(INTEGERS)]))];
+
+const DESCRIBE_TOPIC_PARTITIONS: &[Field] = &[
+    always(Kind::Array(&[always(TEXT)])),
+    always(I32),                                          // most partitions
+    always(Kind::Optional(&[always(TEXT), always(I32)])), // topic and partition to go on at
+];
+
+const ELECT_LEADERS: &[Field] = &[
+    since(1, I8), // which leaders
+    always(Kind::Array(&[always(TEXT), always(INTEGERS)])),
+    always(I32), // timeout
+];
+
+const ALTER_PARTITION_REASSIGNMENTS: &[Field] = &[
+    always(I32),  // timeout
+    since(1, I8), // other numbers of replicas
+    always(Kind::Array(&[
+        always(TEXT),
+        always(Kind::Array(&[always(I32), always(INTEGERS)])), // partition, replicas
+    ])),
+];
+
+const LIST_PARTITION_REASSIGNMENTS: &[Field] =
+    &[always(I32), always(Kind::Array(&[always(TEXT), always(INTEGERS)]))];

@@ -1,6 +1,6 @@
 //! What all connections share, and who answers which request.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::HashSet, hash::Hash, net::SocketAddr, sync::Arc};
 
 use afflux_env::{Env, network::BoxFuture};
 use afflux_log::{EmbeddedLog, Topic};
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId,
+        ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId, TopicName as WireTopicName,
         api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey},
     },
     protocol::{Encodable, HeaderVersion, StrBytes},
@@ -17,9 +17,9 @@ use kafka_protocol::{
 use tokio::sync::watch;
 
 use crate::{
-    Options, api, fetch,
+    Options, api, configs, fetch,
     groups::Groups,
-    list_offsets, metadata, produce, topics,
+    list_offsets, metadata, partitions, produce, replicas, topics,
     transaction::EPOCH_BUMP,
     transactions::Transactions,
     wire::{self, Answer, Request, Unreadable},
@@ -36,6 +36,8 @@ pub(crate) const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 
 /// What tells clients which transactions they may use, by Kafka's name.
 const TRANSACTION_FEATURE: StrBytes = StrBytes::from_static_str("transaction.version");
+/// Why one of several things that a request asks for is not done.
+pub(crate) type Refusal = (ResponseError, String);
 
 /// What all connections share.
 pub(crate) struct Broker {
@@ -173,6 +175,18 @@ fn dispatch(
         ApiKey::OffsetFetch => plain!(Groups::fetch_offsets),
         ApiKey::DescribeGroups => plain!(Groups::describe),
         ApiKey::ListGroups => plain!(Groups::list),
+        ApiKey::DescribeConfigs => plain!(configs::describe),
+        ApiKey::AlterConfigs => later!(configs::alter),
+        ApiKey::IncrementalAlterConfigs => later!(configs::alter_some),
+        ApiKey::ListConfigResources => plain!(configs::list_resources),
+        ApiKey::CreatePartitions => later!(partitions::create),
+        ApiKey::DeleteRecords => later!(partitions::delete_records),
+        ApiKey::OffsetForLeaderEpoch => later!(partitions::epoch_ends),
+        ApiKey::DescribeLogDirs => later!(partitions::log_dirs),
+        ApiKey::DescribeTopicPartitions => plain!(metadata::describe_partitions),
+        ApiKey::ElectLeaders => plain!(replicas::elect),
+        ApiKey::AlterPartitionReassignments => plain!(replicas::reassign),
+        ApiKey::ListPartitionReassignments => plain!(replicas::list_reassignments),
         _ => return Err(Unreadable::UnknownApi(request.header.key)),
     })
 }
@@ -220,6 +234,21 @@ impl Broker {
         self.log.topic_by_id(TopicId(id)).filter(|topic| !is_hidden(&topic.name))
     }
 
+    /// A topic that clients may see, or why there is none.
+    pub(crate) fn known_topic(&self, name: &str) -> Result<Arc<Topic>, Refusal> {
+        TopicName::new(name)
+            .map_err(|error| (ResponseError::InvalidTopicException, error.to_string()))?;
+        let unknown =
+            || (ResponseError::UnknownTopicOrPartition, format!("there is no topic {name}"));
+        self.topic(name).ok_or_else(unknown)
+    }
+
+    /// A topic that clients may change, or why there is none.
+    pub(crate) fn changeable_topic(&self, name: &str) -> Result<Arc<Topic>, Refusal> {
+        let topic = self.known_topic(name)?;
+        check_changeable(&topic.name).map(|()| topic)
+    }
+
     /// All topics that clients may see.
     pub(crate) fn topics(&self) -> Vec<Arc<Topic>> {
         let mut topics = self.log.topics();
@@ -230,7 +259,33 @@ impl Broker {
 
 /// Whether a topic is Afflux's own: neither listed, nor read, nor written by clients.
 pub(crate) fn is_hidden(name: &TopicName) -> bool {
-    name.is_internal() || [OFFSETS_TOPIC, TRANSACTIONS_TOPIC].contains(&name.as_str())
+    name.is_internal()
+}
+
+/// Whether a topic is one of Kafka's internal ones: listed and read by clients, but not written,
+/// made, changed or removed by them.
+pub(crate) fn is_internal(name: &TopicName) -> bool {
+    [OFFSETS_TOPIC, TRANSACTIONS_TOPIC].contains(&name.as_str())
+}
+
+/// Refuses topics that only the node itself writes, makes, changes and removes.
+pub(crate) fn check_changeable(name: &TopicName) -> Result<(), Refusal> {
+    if is_hidden(name) || is_internal(name) {
+        let message = format!("{name} is the node's own: no client changes it");
+        return Err((ResponseError::InvalidTopicException, message));
+    }
+    Ok(())
+}
+
+/// What a request names more than once: Kafka refuses each of them.
+pub(crate) fn repeated<T: Clone + Eq + Hash>(named: impl Iterator<Item = T>) -> HashSet<T> {
+    let mut seen = HashSet::new();
+    named.filter(|one| !seen.insert(one.clone())).collect()
+}
+
+/// A topic's name for an answer.
+pub(crate) fn wire_name(name: &TopicName) -> WireTopicName {
+    WireTopicName(text(name.as_str()))
 }
 
 /// A string for an answer.

@@ -1,6 +1,6 @@
 //! Which of Kafka's error codes says what went wrong: the only place where that is decided.
 
-use afflux_log::error::{AppendError, ReadError, TopicError};
+use afflux_log::error::{AppendError, ReadError, TopicError, TrimError};
 use afflux_record::BatchError;
 use kafka_protocol::ResponseError;
 
@@ -43,12 +43,23 @@ pub(crate) fn of_read(error: &ReadError) -> ResponseError {
     }
 }
 
+/// The code for records that can not be dropped.
+pub(crate) fn of_trim(error: &TrimError) -> ResponseError {
+    match error {
+        TrimError::Read(error) => of_read(error),
+        TrimError::Append(error) => of_append(error),
+        _ => ResponseError::UnknownServerError,
+    }
+}
+
 /// The code for a topic that can not be made or removed.
 pub(crate) fn of_topic(error: &TopicError) -> ResponseError {
     match error {
         TopicError::Exists(_) => ResponseError::TopicAlreadyExists,
         TopicError::Unknown(_) => ResponseError::UnknownTopicOrPartition,
-        TopicError::Partitions { .. } => ResponseError::InvalidPartitions,
+        TopicError::Partitions { .. } | TopicError::Shrinks { .. } => {
+            ResponseError::InvalidPartitions
+        }
         TopicError::Append(error) => of_append(error),
         _ => ResponseError::UnknownServerError,
     }

@@ -53,6 +53,8 @@ pub(crate) enum Kind {
     Array(&'static [Field]),
     /// Bare values, without tagged fields.
     List(&'static Kind),
+    /// A structure that may be null: a byte says so, -1 if it is.
+    Optional(&'static [Field]),
 }
 
 /// A field of all versions.
@@ -134,6 +136,10 @@ impl Walk<'_> {
                 }
                 Ok(())
             }
+            Kind::Optional(fields) => match self.take()? {
+                [0xff] => Ok(()),
+                _ => self.structure(fields),
+            },
         }
     }
 

@@ -8,13 +8,17 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, ApiKey, ApiVersionsRequest,
-        CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeGroupsRequest,
-        DescribeProducersRequest, DescribeTransactionsRequest, EndTxnRequest, FetchRequest,
-        FindCoordinatorRequest, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest,
-        LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, ListTransactionsRequest,
-        MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, SyncGroupRequest,
-        TxnOffsetCommitRequest, WriteTxnMarkersRequest,
+        AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, AlterConfigsRequest,
+        AlterPartitionReassignmentsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest,
+        CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
+        DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest,
+        DescribeProducersRequest, DescribeTopicPartitionsRequest, DescribeTransactionsRequest,
+        ElectLeadersRequest, EndTxnRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
+        IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
+        ListConfigResourcesRequest, ListGroupsRequest, ListOffsetsRequest,
+        ListPartitionReassignmentsRequest, ListTransactionsRequest, MetadataRequest,
+        OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+        SyncGroupRequest, TxnOffsetCommitRequest, WriteTxnMarkersRequest,
     },
     protocol::Decodable,
 };
@@ -105,6 +109,22 @@ fn decode(key: ApiKey, body: &mut Bytes, version: i16) -> Result<usize, String> 
         ApiKey::DescribeProducers => one::<DescribeProducersRequest>(body, version),
         ApiKey::DescribeTransactions => one::<DescribeTransactionsRequest>(body, version),
         ApiKey::ListTransactions => one::<ListTransactionsRequest>(body, version),
+        ApiKey::DescribeConfigs => one::<DescribeConfigsRequest>(body, version),
+        ApiKey::AlterConfigs => one::<AlterConfigsRequest>(body, version),
+        ApiKey::IncrementalAlterConfigs => one::<IncrementalAlterConfigsRequest>(body, version),
+        ApiKey::ListConfigResources => one::<ListConfigResourcesRequest>(body, version),
+        ApiKey::CreatePartitions => one::<CreatePartitionsRequest>(body, version),
+        ApiKey::DeleteRecords => one::<DeleteRecordsRequest>(body, version),
+        ApiKey::OffsetForLeaderEpoch => one::<OffsetForLeaderEpochRequest>(body, version),
+        ApiKey::DescribeLogDirs => one::<DescribeLogDirsRequest>(body, version),
+        ApiKey::DescribeTopicPartitions => one::<DescribeTopicPartitionsRequest>(body, version),
+        ApiKey::ElectLeaders => one::<ElectLeadersRequest>(body, version),
+        ApiKey::AlterPartitionReassignments => {
+            one::<AlterPartitionReassignmentsRequest>(body, version)
+        }
+        ApiKey::ListPartitionReassignments => {
+            one::<ListPartitionReassignmentsRequest>(body, version)
+        }
         other => panic!("{other:?} is served and not tried here"),
     }
 }
@@ -175,6 +195,11 @@ impl Author<'_> {
                 for _ in 0..count {
                     self.field(element);
                 }
+            }
+            Kind::Optional(_) if self.below(2) == 0 => self.out.put_i8(-1),
+            Kind::Optional(fields) => {
+                self.out.put_i8(1);
+                self.structure(fields, false);
             }
         }
     }

@@ -2,30 +2,36 @@
 //! here.
 //!
 //! ```text
-//!  connection ──▶ wire, guard ──▶ broker ──▶ produce · fetch · list_offsets · metadata · topics
-//!  (frames,       (header,        (who    ├─▶ groups ───────▶ group         ╮ pure
-//!   order,         shape)         answers)╰─▶ transactions ─▶ transaction   ╯ coordinators
-//!   budget)                                      │
-//!                                                ▼
-//!                                               log
+//!  connection ──▶ wire, guard ──▶ broker ──▶ produce · fetch · list_offsets · metadata
+//!  (frames,       (header,        (who    ├─▶ topics · partitions · configs · replicas
+//!   order,         shape)         answers)├─▶ groups ───────▶ group         ╮ pure
+//!   budget)                          │    ╰─▶ transactions ─▶ transaction   ╯ coordinators
+//!                                    ▼
+//!                                   log
 //! ```
 //! Not here: storage, sequences of idempotent producers (the log's), security.
 //!
-//! Absences that hold: nothing here unpacks or copies a record batch on its way in or out; no
-//! length in a request reserves memory before the bytes are there; an acknowledged record is
-//! durable; an answer never overtakes an earlier one of its connection.
+//! Absences that hold: nothing here unpacks or copies a record batch on its way in or out, unless
+//! its topic's settings ask for it (`intake`); no length in a request reserves memory before the
+//! bytes are there; an acknowledged record is durable; an answer never overtakes an earlier one of
+//! its connection.
 
 mod api;
 mod broker;
 mod code;
+mod compatibility;
+mod configs;
 mod connection;
 mod fetch;
 mod group;
 mod groups;
 mod guard;
+mod intake;
 mod list_offsets;
 mod metadata;
+mod partitions;
 mod produce;
+mod replicas;
 mod topics;
 mod transaction;
 mod transactions;
@@ -42,6 +48,8 @@ use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
 };
+
+pub use compatibility::page as compatibility_page;
 
 use crate::{
     broker::Broker, connection::BUDGET_UNIT_BYTES, groups::Groups, transactions::Transactions,

@@ -1,15 +1,20 @@
-//! Who there is and what there is: Metadata, `DescribeCluster`, `FindCoordinator`.
+//! Who there is and what there is: Metadata, `DescribeTopicPartitions`, `DescribeCluster`,
+//! `FindCoordinator`.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use afflux_log::{Topic, TopicSpec, error::TopicError};
+use afflux_log::{Topic, TopicSpec, error::TopicError, settings::Settings};
 use afflux_types::TopicName;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        DescribeClusterRequest, DescribeClusterResponse, FindCoordinatorRequest,
-        FindCoordinatorResponse, MetadataRequest, MetadataResponse, TopicName as WireTopicName,
+        DescribeClusterRequest, DescribeClusterResponse, DescribeTopicPartitionsRequest,
+        DescribeTopicPartitionsResponse, FindCoordinatorRequest, FindCoordinatorResponse,
+        MetadataRequest, MetadataResponse,
         describe_cluster_response::DescribeClusterBroker,
+        describe_topic_partitions_response::{
+            Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
+        },
         find_coordinator_response::Coordinator,
         metadata_request::MetadataRequestTopic,
         metadata_response::{
@@ -20,7 +25,7 @@ use kafka_protocol::{
 };
 
 use crate::{
-    broker::{Broker, Context, NODE, is_hidden, text},
+    broker::{Broker, Context, NODE, check_changeable, is_internal, text, wire_name},
     code,
     produce::leader_epoch,
 };
@@ -29,6 +34,11 @@ use crate::{
 const GROUP_KEY: i8 = 0;
 /// Keys of `FindCoordinator` that are transactional ids.
 const TRANSACTION_KEY: i8 = 1;
+
+/// Endpoints of `DescribeCluster` that are brokers.
+const BROKERS: i8 = 1;
+/// The most partitions in one answer to `DescribeTopicPartitions`: Kafka's default.
+const PAGE_PARTITIONS_MAX: i32 = 2000;
 
 /// Lists the node and the topics; makes those that are missing if that is wanted.
 pub(crate) async fn answer(
@@ -79,10 +89,12 @@ async fn look_up(
     }
     let error = match TopicName::new(&name) {
         Err(_) => ResponseError::InvalidTopicException,
-        Ok(legal) if create && !is_hidden(&legal) => match make(broker, legal).await {
-            Ok(topic) => return describe(broker, &topic),
-            Err(error) => error,
-        },
+        Ok(legal) if create && check_changeable(&legal).is_ok() => {
+            match make(broker, legal).await {
+                Ok(topic) => return describe(broker, &topic),
+                Err(error) => error,
+            }
+        }
         Ok(_) => ResponseError::UnknownTopicOrPartition,
     };
     MetadataResponseTopic::default().with_name(Some(name)).with_error_code(error.code())
@@ -93,7 +105,8 @@ async fn make(broker: &Arc<Broker>, name: TopicName) -> Result<Arc<Topic>, Respo
     let partitions = broker.options.partitions;
     let log = Arc::clone(&broker.log);
     let made = tokio::task::spawn_blocking(move || {
-        match log.create_topic(&TopicSpec { name: name.clone(), partitions }) {
+        let spec = TopicSpec { name: name.clone(), partitions };
+        match log.create_topic_with(&spec, Settings::default()) {
             Ok(topic) => Ok(Some(topic)),
             // Somebody else was faster, which is as good.
             Err(TopicError::Exists(_)) => Ok(log.topic(&name)),
@@ -122,22 +135,89 @@ fn describe(broker: &Broker, topic: &Topic) -> MetadataResponseTopic {
             .with_isr_nodes(vec![NODE])
     });
     MetadataResponseTopic::default()
-        .with_name(Some(WireTopicName(text(topic.name.as_str()))))
+        .with_name(Some(wire_name(&topic.name)))
+        .with_is_internal(is_internal(&topic.name))
         .with_topic_id(topic.id.0)
         .with_partitions(partitions.collect())
 }
 
-/// Describes the cluster, which is this node.
+/// Describes topics by name, all if none is named, a page at a time.
+pub(crate) fn describe_partitions(
+    broker: &Arc<Broker>,
+    _context: &Context,
+    request: DescribeTopicPartitionsRequest,
+) -> DescribeTopicPartitionsResponse {
+    let named: BTreeSet<StrBytes> = if request.topics.is_empty() {
+        broker.topics().iter().map(|topic| text(topic.name.as_str())).collect()
+    } else {
+        request.topics.into_iter().map(|topic| topic.name.0).collect()
+    };
+    let (first, from) = request.cursor.map_or((StrBytes::new(), 0), |cursor| {
+        (cursor.topic_name.0, cursor.partition_index.max(0))
+    });
+    let mut room = request.response_partition_limit.clamp(1, PAGE_PARTITIONS_MAX);
+    let epoch = leader_epoch(broker);
+    let mut response = DescribeTopicPartitionsResponse::default();
+    for name in named.range(first.clone()..) {
+        let from = if *name == first { from } else { 0 };
+        let cursor = |partition: i32| {
+            let at = Cursor::default().with_topic_name(name.clone().into());
+            Some(at.with_partition_index(partition))
+        };
+        if room == 0 {
+            response.next_cursor = cursor(0);
+            break;
+        }
+        let found =
+            DescribeTopicPartitionsResponseTopic::default().with_name(Some(name.clone().into()));
+        let topic = match broker.known_topic(name) {
+            Ok(topic) => topic,
+            Err((error, _)) => {
+                response.topics.push(found.with_error_code(error.code()));
+                continue;
+            }
+        };
+        let to = topic.partitions.min(from.saturating_add(room));
+        let partitions = (from..to).map(|index| {
+            // Java's client takes no null where nothing is known of replicas.
+            DescribeTopicPartitionsResponsePartition::default()
+                .with_eligible_leader_replicas(Some(Vec::new()))
+                .with_last_known_elr(Some(Vec::new()))
+                .with_partition_index(index)
+                .with_leader_id(NODE)
+                .with_leader_epoch(epoch)
+                .with_replica_nodes(vec![NODE])
+                .with_isr_nodes(vec![NODE])
+        });
+        let found = found.with_topic_id(topic.id.0).with_is_internal(is_internal(&topic.name));
+        response.topics.push(found.with_partitions(partitions.collect()));
+        room -= (to - from).max(0);
+        if to < topic.partitions {
+            response.next_cursor = cursor(to);
+            break;
+        }
+    }
+    response
+}
+
+/// Describes the cluster, which is this node. There are no controllers to be asked instead.
 pub(crate) fn describe_cluster(
     broker: &Arc<Broker>,
     _context: &Context,
-    _request: DescribeClusterRequest,
+    DescribeClusterRequest { endpoint_type, .. }: DescribeClusterRequest,
 ) -> DescribeClusterResponse {
+    let response = DescribeClusterResponse::default();
+    if endpoint_type != BROKERS {
+        let message = StrBytes::from_static_str("this is where clients of brokers connect");
+        return response
+            .with_error_code(ResponseError::MismatchedEndpointType.code())
+            .with_error_message(Some(message));
+    }
     let node = DescribeClusterBroker::default()
         .with_broker_id(NODE)
         .with_host(broker.host.clone())
         .with_port(broker.port);
-    DescribeClusterResponse::default()
+    response
         .with_cluster_id(text(&broker.options.cluster_id))
         .with_controller_id(NODE)
         .with_brokers(vec![node])

@@ -1,29 +1,32 @@
 //! Produce.
 //!
 //! A batch is checked where it lies in the request (header, length, checksum), then handed to the
-//! log as it is; nothing is copied or unpacked. Each partition of a request is a group of its
-//! own, for each succeeds or fails by itself. The log takes the groups when the request is read,
-//! so that they keep the order of requests; the answer waits for its tickets alone, so that many
-//! requests of one connection share a sync.
+//! log as it is; nothing is copied or unpacked unless the topic's settings ask for it (`intake`).
+//! Each partition of a request is a group of its own, for each succeeds or fails by itself. The log
+//! takes the groups when the request is read, so that they keep the order of requests; the answer
+//! waits for its tickets alone, so that many requests of one connection share a sync.
 
 use std::sync::Arc;
 
-use afflux_log::{Entry, Group, Log as _, Ticket};
+use afflux_log::{Entry, Group, Log as _, Ticket, Topic};
 use afflux_record::batch;
-use afflux_types::{LeaderEpoch, TopicPartition};
+use afflux_types::{LeaderEpoch, Timestamp, TopicPartition};
 use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
     messages::{
         ProduceRequest, ProduceResponse,
         produce_request::TopicProduceData,
-        produce_response::{PartitionProduceResponse, TopicProduceResponse},
+        produce_response::{
+            BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+        },
     },
 };
 
 use crate::{
-    broker::{Broker, Context, Outcome, Pending, text},
+    broker::{Broker, Context, Outcome, Pending, check_changeable, text},
     code,
+    intake::{self, Refused},
     transaction::{Identity, TransactionalId},
     transactions::Writing,
 };
@@ -32,17 +35,15 @@ use crate::{
 struct Part {
     index: i32,
     partition: Option<TopicPartition>,
-    taken: Result<Ticket, Refusal>,
+    taken: Result<Appending, Refused>,
 }
 
-struct Refusal {
-    error: ResponseError,
-    reason: String,
-}
+/// A batch in the log's hands, and the time that its records got, if not the client's.
+type Appending = (Ticket, Option<Timestamp>);
 
-impl Refusal {
+impl Refused {
     fn new(error: ResponseError, reason: impl Into<String>) -> Self {
-        Self { error, reason: reason.into() }
+        Self { error, reason: reason.into(), records: Vec::new() }
     }
 }
 
@@ -112,9 +113,13 @@ fn append_topic(
             let partition =
                 topic.as_ref().map(|topic| TopicPartition::new(topic.name.clone(), data.index));
             let taken = match (&partition, refusal) {
-                (_, Some(error)) => Err(Refusal::new(error, error.to_string())),
-                (None, _) => Err(Refusal::new(unknown, "there is no such topic")),
-                (Some(partition), None) => append(broker, writing, partition, data.records),
+                (_, Some(error)) => Err(Refused::new(error, error.to_string())),
+                (None, _) => Err(Refused::new(unknown, "there is no such topic")),
+                (Some(partition), None) => check_changeable(&partition.topic)
+                    .map_err(|(error, reason)| Refused::new(error, reason))
+                    .and_then(|()| {
+                        append(broker, writing, topic.as_deref(), partition, data.records)
+                    }),
             };
             Part { index: data.index, partition, taken }
         })
@@ -125,62 +130,80 @@ fn append_topic(
 fn append(
     broker: &Broker,
     writing: Option<&Writing>,
+    topic: Option<&Topic>,
     partition: &TopicPartition,
     records: Option<Bytes>,
-) -> Result<Ticket, Refusal> {
+) -> Result<Appending, Refused> {
     let batch = records.filter(|records| !records.is_empty()).ok_or_else(|| {
-        Refusal::new(ResponseError::InvalidRecord, "the request has no records for the partition")
+        Refused::new(ResponseError::InvalidRecord, "the request has no records for the partition")
     })?;
     let header = batch::check(&batch)
-        .map_err(|error| Refusal::new(code::of_batch(&error), error.to_string()))?;
+        .map_err(|error| Refused::new(code::of_batch(&error), error.to_string()))?;
     if header.is_control() {
-        return Err(Refusal::new(ResponseError::InvalidRecord, "clients write no control batches"));
+        return Err(Refused::new(ResponseError::InvalidRecord, "clients write no control batches"));
     }
     if header.record_count != header.last_offset_delta.saturating_add(1) {
-        return Err(Refusal::new(
+        return Err(Refused::new(
             ResponseError::InvalidRecord,
             "the batch's record count does not fit its offsets",
         ));
     }
     header
         .compression()
-        .map_err(|error| Refusal::new(code::of_batch(&error), error.to_string()))?;
-    let entry = Entry { partition: partition.clone(), batch };
+        .map_err(|error| Refused::new(code::of_batch(&error), error.to_string()))?;
+    let rules = topic.map(|topic| topic.settings.rules()).ok_or_else(|| {
+        Refused::new(ResponseError::UnknownTopicOrPartition, "there is no such topic")
+    })?;
+    let taken = intake::take(batch, &header, rules, broker.env.clock.now())?;
+    let entry = Entry { partition: partition.clone(), batch: taken.batch };
     if !header.is_transactional() {
-        return Ok(broker.log.append(&Group { entries: vec![entry] }));
+        return Ok((broker.log.append(&Group { entries: vec![entry] }), taken.append_time));
     }
     let writing = writing.ok_or_else(|| {
         let error = ResponseError::TransactionalIdAuthorizationFailed;
-        Refusal::new(error, "the batch is part of a transaction, and the request of none")
+        Refused::new(error, "the batch is part of a transaction, and the request of none")
     })?;
     let who = Identity { id: header.producer_id.0, epoch: header.producer_epoch.0 };
-    let taken = broker.transactions.append(broker, writing, who, entry, || {});
-    taken.map_err(|error| Refusal::new(error, error.to_string()))
+    match broker.transactions.append(broker, writing, who, entry, || {}) {
+        Ok(ticket) => Ok((ticket, taken.append_time)),
+        Err(error) => Err(Refused::new(error, error.to_string())),
+    }
 }
 
 /// Waits for an append and says what became of it.
 async fn settle(broker: &Broker, part: Part) -> PartitionProduceResponse {
     let response = PartitionProduceResponse::default().with_index(part.index);
     let outcome = match part.taken {
-        Ok(ticket) => {
-            ticket.await.map_err(|error| Refusal::new(code::of_append(&error), error.to_string()))
-        }
+        Ok((ticket, time)) => ticket
+            .await
+            .map(|appended| (appended, time))
+            .map_err(|error| Refused::new(code::of_append(&error), error.to_string())),
         Err(refusal) => Err(refusal),
     };
     match outcome {
-        Ok(appended) => {
+        Ok((appended, time)) => {
             let base = appended.base_offsets.first().map_or(-1, |offset| offset.0);
             let start = part
                 .partition
                 .and_then(|partition| broker.log.bounds(&partition).ok())
                 .map_or(-1, |bounds| bounds.start.0);
-            response.with_base_offset(base).with_log_start_offset(start)
+            response
+                .with_base_offset(base)
+                .with_log_append_time_ms(time.map_or(-1, |time| time.0))
+                .with_log_start_offset(start)
         }
         Err(refusal) => response
             .with_error_code(refusal.error.code())
             .with_base_offset(-1)
-            .with_error_message(Some(text(&refusal.reason))),
+            .with_error_message(Some(text(&refusal.reason)))
+            .with_record_errors(refusal.records.iter().map(record_error).collect()),
     }
+}
+
+fn record_error((place, reason): &(i32, String)) -> BatchIndexAndErrorMessage {
+    BatchIndexAndErrorMessage::default()
+        .with_batch_index(*place)
+        .with_batch_index_error_message(Some(text(reason)))
 }
 
 /// The leader epoch that answers carry.

@@ -2,25 +2,30 @@
 
 use std::sync::Arc;
 
-use afflux_log::{Topic, TopicSpec};
+use afflux_log::{
+    Topic, TopicSpec,
+    settings::{SETTINGS, Settings},
+};
 use afflux_types::{Classified, TopicName};
 use kafka_protocol::{
     ResponseError,
     messages::{
         CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-        TopicName as WireTopicName, create_topics_request::CreatableTopic,
-        create_topics_response::CreatableTopicResult, delete_topics_request::DeleteTopicState,
+        create_topics_request::CreatableTopic,
+        create_topics_response::{CreatableTopicConfigs, CreatableTopicResult},
+        delete_topics_request::DeleteTopicState,
         delete_topics_response::DeletableTopicResult,
     },
+    protocol::StrBytes,
 };
 
 use crate::{
-    broker::{Broker, Context, is_hidden, text},
+    broker::{Broker, Context, Refusal, check_changeable, repeated, text, wire_name},
     code,
+    configs::{SOURCE_DEFAULT, SOURCE_TOPIC, of_setting},
     groups::Groups,
+    replicas,
 };
-
-type Refusal = (ResponseError, String);
 
 /// Makes topics, each by itself.
 pub(crate) async fn create(
@@ -28,14 +33,21 @@ pub(crate) async fn create(
     _context: &Context,
     request: CreateTopicsRequest,
 ) -> CreateTopicsResponse {
+    let twice = repeated(request.topics.iter().map(|topic| topic.name.clone()));
     let mut results = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let result = CreatableTopicResult::default().with_name(topic.name.clone());
-        results.push(match create_one(broker, &topic, request.validate_only).await {
-            Ok((partitions, made)) => result
+        let made = if twice.contains(&topic.name) {
+            Err((ResponseError::InvalidRequest, "a topic can be named once".to_owned()))
+        } else {
+            create_one(broker, &topic, request.validate_only).await
+        };
+        results.push(match made {
+            Ok((partitions, settings, made)) => result
                 .with_topic_id(made.map_or(uuid::Uuid::nil(), |topic| topic.id.0))
                 .with_num_partitions(partitions)
-                .with_replication_factor(1),
+                .with_replication_factor(1)
+                .with_configs(Some(describe(&settings))),
             Err((error, message)) => result
                 .with_error_code(error.code())
                 .with_error_message(Some(text(&message)))
@@ -45,34 +57,70 @@ pub(crate) async fn create(
     CreateTopicsResponse::default().with_topics(results)
 }
 
+/// All settings of a new topic.
+fn describe(settings: &Settings) -> Vec<CreatableTopicConfigs> {
+    let entries = SETTINGS.iter().map(|setting| {
+        let is_set = settings.set().contains_key(setting.name);
+        CreatableTopicConfigs::default()
+            .with_name(StrBytes::from_static_str(setting.name))
+            .with_value(Some(text(settings.value(setting))))
+            .with_config_source(if is_set { SOURCE_TOPIC } else { SOURCE_DEFAULT })
+    });
+    entries.collect()
+}
+
+/// What a new topic is to be set to.
+fn settings_of(request: &CreatableTopic) -> Result<Settings, Refusal> {
+    let mut set = Vec::with_capacity(request.configs.len());
+    for config in &request.configs {
+        let name = config.name.to_string();
+        let Some(value) = &config.value else {
+            return Err((ResponseError::InvalidConfig, format!("{name} has no value")));
+        };
+        set.push((name, value.to_string()));
+    }
+    Settings::new(set).map_err(|error| of_setting(&error))
+}
+
+/// How many partitions are assigned to nodes, if any are.
+fn assigned(request: &CreatableTopic) -> Result<Option<i32>, Refusal> {
+    if request.assignments.is_empty() {
+        return Ok(None);
+    }
+    if (request.num_partitions, request.replication_factor) != (-1, -1) {
+        let message = "with an assignment, the numbers of partitions and replicas are -1";
+        return Err((ResponseError::InvalidRequest, message.to_owned()));
+    }
+    let mut partitions: Vec<i32> =
+        request.assignments.iter().map(|at| at.partition_index).collect();
+    partitions.sort_unstable();
+    if partitions.iter().zip(0..).any(|(partition, place)| *partition != place) {
+        let message = "assigned partitions are numbered from 0 on, each once".to_owned();
+        return Err((ResponseError::InvalidReplicaAssignment, message));
+    }
+    request.assignments.iter().try_for_each(|at| replicas::check(&at.broker_ids))?;
+    Ok(Some(partitions.len() as i32))
+}
+
 async fn create_one(
     broker: &Arc<Broker>,
     request: &CreatableTopic,
     validate_only: bool,
-) -> Result<(i32, Option<Arc<Topic>>), Refusal> {
+) -> Result<(i32, Settings, Option<Arc<Topic>>), Refusal> {
     let name = TopicName::new(&request.name).map_err(|error| {
         (
             ResponseError::InvalidTopicException,
             format!("{error}: {}", error.hint().unwrap_or_default()),
         )
     })?;
-    if is_hidden(&name) {
-        let message = format!("names that begin with {} are Afflux's", TopicName::INTERNAL_PREFIX);
-        return Err((ResponseError::InvalidTopicException, message));
-    }
-    if !request.assignments.is_empty() {
-        let message = "there is one node: leave the assignment of replicas out".to_owned();
-        return Err((ResponseError::InvalidReplicaAssignment, message));
-    }
+    check_changeable(&name)?;
+    let assigned = assigned(request)?;
     if !matches!(request.replication_factor, -1 | 1) {
         let message = format!("there is one node, not {}", request.replication_factor);
         return Err((ResponseError::InvalidReplicationFactor, message));
     }
-    if let Some(config) = request.configs.first() {
-        let message = format!("topics have no setting {} in this version of Afflux", &*config.name);
-        return Err((ResponseError::InvalidConfig, message));
-    }
-    let partitions = match request.num_partitions {
+    let settings = settings_of(request)?;
+    let partitions = match assigned.unwrap_or(request.num_partitions) {
         -1 => broker.options.partitions,
         partitions => partitions,
     };
@@ -84,13 +132,14 @@ async fn create_one(
         return Err((ResponseError::TopicAlreadyExists, format!("topic {name} exists already")));
     }
     if validate_only {
-        return Ok((partitions, None));
+        return Ok((partitions, settings, None));
     }
     let log = Arc::clone(&broker.log);
-    let made =
-        tokio::task::spawn_blocking(move || log.create_topic(&TopicSpec { name, partitions }));
+    let made = tokio::task::spawn_blocking(move || {
+        log.create_topic_with(&TopicSpec { name, partitions }, settings)
+    });
     match made.await {
-        Ok(Ok(topic)) => Ok((partitions, Some(topic))),
+        Ok(Ok(topic)) => Ok((partitions, topic.settings.clone(), Some(topic))),
         Ok(Err(error)) => Err((code::of_topic(&error), error.to_string())),
         Err(error) => Err((ResponseError::UnknownServerError, error.to_string())),
     }
@@ -118,9 +167,8 @@ pub(crate) async fn delete(
         results.push(match topic {
             None => result.with_error_code(unknown.code()),
             Some(topic) => {
-                let result = result
-                    .with_name(Some(WireTopicName(text(topic.name.as_str()))))
-                    .with_topic_id(topic.id.0);
+                let result =
+                    result.with_name(Some(wire_name(&topic.name))).with_topic_id(topic.id.0);
                 match delete_one(broker, &topic).await {
                     Ok(()) => result,
                     Err((error, message)) => result
@@ -135,6 +183,7 @@ pub(crate) async fn delete(
 
 /// Comes to its end, also if its client does not wait for that.
 async fn delete_one(broker: &Arc<Broker>, topic: &Topic) -> Result<(), Refusal> {
+    check_changeable(&topic.name)?;
     let (broker, name) = (Arc::clone(broker), topic.name.clone());
     let deleting = tokio::spawn(async move {
         let _held = broker.groups.hold_commits().await;

@@ -77,6 +77,8 @@ fn kcat_produces_consumes_and_resumes_in_a_group() {
     assert_eq!(sorted(&kcat(&server, &group, "")), (500..1_000).collect::<Vec<_>>());
     let listed = kcat(&server, &["-L"], "");
     assert!(listed.contains("topic \"kcat\" with 4 partitions"), "{listed}");
+    let commits = kcat(&server, &["-C", "-t", "__consumer_offsets", "-o", "beginning", "-e"], "");
+    assert!(!commits.is_empty());
 }
 
 #[test]
@@ -106,6 +108,14 @@ fn the_python_client_produces_shares_and_resumes() {
     }
 }
 
+#[test]
+fn the_python_client_administers() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let mut command = Command::new(place(PYTHON));
+    run(command.arg(source("python/admin.py")).arg(server.bootstrap()), "");
+}
+
 /// A Java program of these tests, compiled.
 struct Java {
     class: &'static str,
@@ -129,16 +139,25 @@ impl Java {
         command.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", &self.class_path]);
         run(command.arg(self.class).args(arguments), "");
     }
+
+    /// Runs both parts of it, each on a listener of its own over the same log.
+    fn run_parts(&self) {
+        let directory = tempfile::tempdir().unwrap();
+        for part in ["first", "second"] {
+            let server = Server::start(directory.path());
+            self.run(&[&server.bootstrap(), part]);
+        }
+    }
 }
 
 #[test]
 fn the_java_client_produces_shares_and_resumes() {
-    let java = Java::compile("Conformance");
-    let directory = tempfile::tempdir().unwrap();
-    for part in ["first", "second"] {
-        let server = Server::start(directory.path());
-        java.run(&[&server.bootstrap(), part]);
-    }
+    Java::compile("Conformance").run_parts();
+}
+
+#[test]
+fn the_java_client_administers() {
+    Java::compile("Administration").run_parts();
 }
 
 #[test]

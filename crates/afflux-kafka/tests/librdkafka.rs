@@ -263,7 +263,7 @@ fn what_groups_committed_goes_with_the_topic() {
 }
 
 #[test]
-fn afflux_topics_are_not_seen() {
+fn committed_offsets_are_listed_and_not_written() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path());
     let records = producer(&server, &[("message.timeout.ms", "3000")]);
@@ -274,11 +274,11 @@ fn afflux_topics_are_not_seen() {
     reader.commit_consumer_state(CommitMode::Sync).unwrap();
     let metadata = reader.fetch_metadata(None, PATIENCE).unwrap();
     let names: Vec<&str> = metadata.topics().iter().map(MetadataTopic::name).collect();
-    assert_eq!(names, ["seen"], "the topic of committed offsets is there, but not listed");
+    assert_eq!(names, ["seen", "__consumer_offsets"]);
     let record = BaseRecord::<(), str>::to("__consumer_offsets").payload("x").partition(0);
     records.send(record).map_err(|(error, _)| error).unwrap();
     records.flush(PATIENCE).unwrap();
-    assert!(records.context().0.lock().unwrap()[0].is_err(), "nor can it be written");
+    assert!(records.context().0.lock().unwrap()[0].is_err());
 }
 
 #[test]

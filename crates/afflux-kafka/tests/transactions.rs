@@ -28,9 +28,8 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, DeleteTopicsRequest,
-        DescribeTransactionsRequest,
-        EndTxnRequest, InitProducerIdRequest, OffsetFetchRequest, ProduceRequest, TransactionalId,
-        TxnOffsetCommitRequest, WriteTxnMarkersRequest,
+        DescribeTransactionsRequest, EndTxnRequest, InitProducerIdRequest, OffsetFetchRequest,
+        ProduceRequest, TransactionalId, TxnOffsetCommitRequest, WriteTxnMarkersRequest,
         add_partitions_to_txn_request::AddPartitionsToTxnTopic,
         offset_fetch_request::OffsetFetchRequestTopic,
         produce_request::{PartitionProduceData, TopicProduceData},

@@ -3,11 +3,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "patience is measured on the wall")]
 
+#[path = "support/client.rs"]
+mod client;
 mod support;
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::TcpStream,
     time::{Duration, Instant},
 };
 
@@ -17,15 +18,16 @@ use afflux_record::{
     batch::{Builder, Producer},
 };
 use afflux_types::{ProducerEpoch, ProducerId, Timestamp};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
+use client::Client;
 use kafka_protocol::{
     messages::{
         ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, DeleteTopicsRequest,
         DescribeClusterRequest, DescribeGroupsRequest, FetchRequest, FetchResponse,
         FindCoordinatorRequest, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest,
         LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest,
-        OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, ProduceResponse, RequestHeader,
-        ResponseHeader, SyncGroupRequest, TopicName,
+        OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, ProduceResponse, SyncGroupRequest,
+        TopicName,
         create_topics_request::CreatableTopic,
         delete_topics_request::DeleteTopicState,
         fetch_request::{FetchPartition, FetchTopic},
@@ -37,70 +39,15 @@ use kafka_protocol::{
         offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic},
         produce_request::{PartitionProduceData, TopicProduceData},
     },
-    protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
+    protocol::{Request, StrBytes},
 };
 use support::Server;
 
-/// A connection that speaks the protocol byte by byte.
-struct Client(TcpStream);
-
-impl Client {
-    fn connect(server: &Server) -> Self {
-        let stream = TcpStream::connect(server.bootstrap()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self(stream)
-    }
-
-    fn send<R: Request>(&mut self, version: i16, correlation: i32, request: &R) {
-        let header = RequestHeader::default()
-            .with_request_api_key(R::KEY)
-            .with_request_api_version(version)
-            .with_correlation_id(correlation)
-            .with_client_id(Some(StrBytes::from_static_str("wire")));
-        let mut body = BytesMut::new();
-        header.encode(&mut body, R::header_version(version)).unwrap();
-        request.encode(&mut body, version).unwrap();
-        self.send_frame(&body);
-    }
-
-    fn send_frame(&mut self, body: &[u8]) {
-        let mut frame = BytesMut::new();
-        frame.put_i32(body.len() as i32);
-        frame.put_slice(body);
-        self.0.write_all(&frame).unwrap();
-    }
-
-    fn receive_frame(&mut self) -> Bytes {
-        let mut length = [0; 4];
-        self.0.read_exact(&mut length).unwrap();
-        let mut body = vec![0; i32::from_be_bytes(length) as usize];
-        self.0.read_exact(&mut body).unwrap();
-        body.into()
-    }
-
-    /// The next answer, which must be the whole of a frame.
-    fn receive<T: Decodable + HeaderVersion>(&mut self, version: i16) -> (i32, T) {
-        let mut frame = self.receive_frame();
-        let header = ResponseHeader::decode(&mut frame, T::header_version(version)).unwrap();
-        let body = T::decode(&mut frame, version).unwrap();
-        assert!(frame.is_empty(), "{} bytes follow the answer", frame.len());
-        (header.correlation_id, body)
-    }
-
-    fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
-        self.send(version, 7, request);
-        let (correlation, response) = self.receive(version);
-        assert_eq!(correlation, 7);
-        response
-    }
-
-    fn is_closed(&mut self) -> bool {
-        match self.0.read(&mut [0]) {
-            Ok(0) => true,
-            Err(error) => error.kind() == ErrorKind::ConnectionReset,
-            Ok(_) => false,
-        }
+fn is_closed(client: &mut Client) -> bool {
+    match client.0.read(&mut [0]) {
+        Ok(0) => true,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        Ok(_) => false,
     }
 }
 
@@ -322,7 +269,7 @@ fn what_nobody_can_answer_ends_the_connection_alone() {
     let check = |bytes: &[u8]| {
         let mut client = Client::connect(&server);
         client.0.write_all(bytes).unwrap();
-        assert!(client.is_closed(), "{bytes:?}");
+        assert!(is_closed(&mut client), "{bytes:?}");
     };
     // A negative length, and one above the limit.
     check(&[0xff, 0xff, 0xff, 0xff]);
@@ -524,7 +471,7 @@ fn without_acknowledgement_nothing_is_answered_and_an_error_closes() {
     assert_eq!((correlation, error_of(&response)), (2, 0));
     assert_eq!(response.responses[0].partition_responses[0].base_offset, 1);
     client.send(9, 3, &produce("t", 99, batch(&["c"])).with_acks(0));
-    assert!(client.is_closed());
+    assert!(is_closed(&mut client));
 }
 
 #[test]
@@ -569,7 +516,7 @@ fn idle_connections_end_but_not_those_that_wait() {
     let mut client = Client::connect(&server);
     create(&mut client, "t");
     assert_eq!(code_of(&client.call(4, &fetch("t", 0, 0, 1_500))), 0);
-    assert!(client.is_closed());
+    assert!(is_closed(&mut client));
 }
 
 #[test]

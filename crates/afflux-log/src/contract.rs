@@ -6,7 +6,9 @@
 //! Contract, and who checks each clause:
 //! 1. A group is atomic: after any crash all of its entries are there or none
 //!    (checked by the crash test of `afflux-log`).
-//! 2. A [`Ticket`] resolves only once its group is durable (the same test).
+//! 2. A [`Ticket`] resolves only once its group is durable (the same test). But that of a group
+//!    for topics with `durability=relaxed` alone may resolve once it has its offsets: a crash can
+//!    lose it, though nobody has read it but the engine (test of retention and settings).
 //! 3. Offsets of a partition rise without a gap within one incarnation (the same test).
 //! 4. A [`Tick`] returned by [`Log::next_tick`] is a group boundary; what `ends` says of it
 //!    never changes (property test of `afflux-log`).
@@ -67,7 +69,8 @@ pub struct Appended {
     pub append_time: Timestamp,
 }
 
-/// A group on its way to the disk. Resolves once it is durable. Dropping it changes nothing.
+/// A group on its way to the disk. Resolves once it is durable, or has its offsets if that is all
+/// that its topics ask for. Dropping it changes nothing.
 #[derive(Debug)]
 pub struct Ticket(oneshot::Receiver<Result<Appended, AppendError>>);
 

@@ -35,6 +35,7 @@ use crate::{
     options::LogOptions,
     reader::Sections,
     sequencer::{Outcomes, Sequencer},
+    settings::Settings,
 };
 
 /// Producer ids are taken from the journal in blocks of this size.
@@ -65,6 +66,7 @@ pub(crate) struct Shared {
     /// Something died since the keeper last looked.
     pub(crate) dead: AtomicBool,
     pub(crate) keeper: Mutex<crate::keeper::Keeper>,
+    pub(crate) retention: Mutex<crate::retention::Retention>,
     pub(crate) appended: watch::Sender<JournalPosition>,
     pub(crate) durable: watch::Sender<JournalPosition>,
     pub(crate) sections: Sections,
@@ -153,38 +155,9 @@ impl EmbeddedLog {
         }
     }
 
-    /// Makes a topic. Blocks for one sync.
+    /// Makes a topic whose records stay until somebody removes them. Blocks for one sync.
     pub fn create_topic(&self, spec: &TopicSpec) -> Result<Arc<Topic>, TopicError> {
-        let partitions_max = self.shared.options.partitions_max;
-        if !(1..=partitions_max).contains(&spec.partitions) {
-            return Err(TopicError::Partitions { partitions: spec.partitions, partitions_max });
-        }
-        let _changes = self.shared.changes.lock();
-        let first_stream = {
-            let meta = self.shared.meta.read();
-            if meta.topic(&spec.name).is_some() {
-                return Err(TopicError::Exists(spec.name.clone()));
-            }
-            meta.streams_next()
-        };
-        let random = &self.shared.env.random;
-        let bits = (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64());
-        let topic = Topic {
-            id: TopicId(uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid()),
-            name: spec.name.clone(),
-            partitions: spec.partitions,
-            created: self.shared.env.clock.now(),
-            first_stream,
-        };
-        self.shared.change(&Change::Create(topic.clone()))?;
-        let mut state = self.shared.state.lock();
-        for stream in topic.streams() {
-            state.streams.entry(stream).or_default();
-        }
-        drop(state);
-        let mut meta = self.shared.meta.write();
-        meta.apply(Change::Create(topic));
-        meta.topic(&spec.name).cloned().ok_or_else(|| TopicError::Unknown(spec.name.clone()))
+        self.create_topic_with(spec, Settings::kept())
     }
 
     /// Removes a topic and all its records. Blocks for one sync.
@@ -205,26 +178,8 @@ impl EmbeddedLog {
     /// Drops a partition's records below an offset, at most its durable end; where it begins
     /// now. Blocks for one sync.
     pub fn trim(&self, partition: &TopicPartition, before: Offset) -> Result<Offset, TrimError> {
-        let _changes = self.shared.changes.lock();
-        let stream = self.stream(partition)?;
-        let bounds = self.bounds(partition)?;
-        if before > bounds.durable {
-            let (start, end) = (bounds.start, bounds.durable);
-            let partition = partition.clone();
-            return Err(
-                ReadError::OffsetOutOfRange { partition, offset: before, start, end }.into()
-            );
-        }
-        if before <= bounds.start {
-            return Ok(bounds.start);
-        }
-        self.shared.change(&Change::Trim(stream, before))?;
-        self.shared.meta.write().apply(Change::Trim(stream, before));
-        if let Some(stream) = self.shared.state.lock().streams.get_mut(&stream) {
-            stream.start = before.0;
-        }
-        self.shared.look_for_dead_files();
-        Ok(before)
+        let mut outcomes = self.trim_all(&[(partition.clone(), before)]);
+        outcomes.pop().unwrap_or(Err(TrimError::Append(AppendError::Closed)))
     }
 
     /// A topic by its name.

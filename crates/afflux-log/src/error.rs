@@ -186,6 +186,14 @@ pub enum TopicError {
         /// The most a topic can have.
         partitions_max: i32,
     },
+    /// Partitions are never taken away.
+    #[error("it has {has} partitions: it can grow beyond that, not to {partitions}")]
+    Shrinks {
+        /// How many it has.
+        has: i32,
+        /// What was asked for.
+        partitions: i32,
+    },
     /// The change could not be written.
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -196,7 +204,7 @@ impl Classified for TopicError {
         match self {
             Self::Exists(_) => ErrorKind::AlreadyExists,
             Self::Unknown(_) => ErrorKind::NotFound,
-            Self::Partitions { .. } => ErrorKind::Invalid,
+            Self::Partitions { .. } | Self::Shrinks { .. } => ErrorKind::Invalid,
             Self::Append(error) => error.kind(),
         }
     }

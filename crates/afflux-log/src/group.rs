@@ -35,6 +35,8 @@ pub(crate) struct Prepared {
     pub(crate) time: Timestamp,
     /// Whether it changes the log's own metadata, for which some room is kept back.
     pub(crate) is_meta: bool,
+    /// Whether its ticket is resolved once it has its place, before it is durable.
+    pub(crate) is_relaxed: bool,
 }
 
 /// A group's bytes.
@@ -131,18 +133,21 @@ pub(crate) fn prepare(
     expected: &[(TopicPartition, Offset)],
     time: Timestamp,
 ) -> Result<Prepared, AppendError> {
-    let stream = |partition: &TopicPartition| {
+    let find = |partition: &TopicPartition| {
         meta.topic(&partition.topic)
-            .and_then(|topic| topic.stream(partition.partition.0))
+            .and_then(|topic| Some((topic, topic.stream(partition.partition.0)?)))
             .ok_or_else(|| AppendError::UnknownPartition(partition.clone()))
     };
     let mut metas = Vec::with_capacity(group.entries.len());
+    let mut is_relaxed = expected.is_empty();
     for entry in &group.entries {
-        metas.push(batch_meta(entry, stream(&entry.partition)?)?);
+        let (topic, stream) = find(&entry.partition)?;
+        is_relaxed &= topic.settings.rules().relaxed;
+        metas.push(batch_meta(entry, stream)?);
     }
-    let mut prepared = build(options, group, metas, time)?;
+    let mut prepared = Prepared { is_relaxed, ..build(options, group, metas, time)? };
     for (partition, end) in expected {
-        prepared.expected.push((stream(partition)?, partition.clone(), *end));
+        prepared.expected.push((find(partition)?.1, partition.clone(), *end));
     }
     Ok(prepared)
 }
@@ -174,5 +179,13 @@ pub(crate) fn build(
         }
         Body::Staged(group.entries.iter().map(|entry| entry.batch.clone()).collect())
     };
-    Ok(Prepared { partitions, metas, expected: Vec::new(), body, time, is_meta: false })
+    Ok(Prepared {
+        partitions,
+        metas,
+        expected: Vec::new(),
+        body,
+        time,
+        is_meta: false,
+        is_relaxed: false,
+    })
 }

@@ -1,4 +1,5 @@
-//! What has to be done beside writing: the next file, indexes of sealed files, dead files.
+//! What has to be done beside writing: the next file, indexes of sealed files, retention, dead
+//! files.
 //!
 //! How a dead file is given back, and what a crash at each step leaves:
 //! 1. A sealed file is dead if no partition that still exists has a batch in it that it still
@@ -51,7 +52,8 @@ impl Shared {
     pub(crate) fn keep_step(&self) -> bool {
         let prepared = self.prepare_step();
         let indexed = self.index_step();
-        self.recycle_step() || indexed || prepared
+        let retained = self.retain_step();
+        self.recycle_step() || retained || indexed || prepared
     }
 
     pub(crate) fn run_keeper(&self) {
@@ -64,15 +66,16 @@ impl Shared {
                 return;
             }
             // Also while it closes: groups that are still under way may need the next file.
-            let due =
-                self.dead.load(Ordering::Acquire) || state.next.is_none() && state.full.is_none();
+            let due = self.dead.load(Ordering::Acquire)
+                || self.retention_is_due()
+                || state.next.is_none() && state.full.is_none();
             if due {
                 continue;
             }
             if state.full.is_some() || !state.sealed.is_empty() {
                 self.chores.wait_for(&mut state, FULL_RETRY);
             } else {
-                self.chores.wait(&mut state);
+                self.chores.wait_for(&mut state, self.options.retention_check);
             }
         }
     }
@@ -99,6 +102,7 @@ impl Shared {
         }
         let made = self.make_file(&mut keeper, base, capacity, incarnation);
         let mut outcomes = Outcomes::new();
+        let mut becomes_full = false;
         let mut state = self.state.lock();
         let ready = match made {
             Ok(file) => {
@@ -107,7 +111,8 @@ impl Shared {
                 true
             }
             Err(Unmade::Full { needed, free }) => {
-                if state.full.is_none() {
+                becomes_full = state.full.is_none();
+                if becomes_full {
                     tracing::warn!(needed, free, "the disk is full: appends are refused");
                 }
                 keeper.full_at = Some(now);
@@ -122,6 +127,9 @@ impl Shared {
         };
         let failed = state.is_failed();
         drop(state);
+        if becomes_full {
+            self.retain_soon();
+        }
         self.work.notify_one();
         let refused = !outcomes.is_empty();
         self.refuse(outcomes);
@@ -144,8 +152,7 @@ impl Shared {
             let len = disk.open(&spare, afflux_env::OpenMode::Read).and_then(|file| file.len());
             (spare, len.map_err(Unmade::Io)?)
         } else {
-            let free = disk.free_bytes(&self.dir).map_err(Unmade::Io)?;
-            let needed = capacity + self.options.free_bytes_min;
+            let (needed, free) = self.room_for(capacity).map_err(Unmade::Io)?;
             if free < needed {
                 return Err(Unmade::Full { needed, free });
             }
@@ -164,6 +171,20 @@ impl Shared {
         let identity = Identity { journal: self.journal, base, capacity, incarnation };
         let file = JournalFile::put_in_use(disk, &spare, &self.dir, identity);
         Ok(Arc::new(file.map_err(Unmade::Io)?))
+    }
+
+    /// What a new file needs, and what is there for it: on the disk, and up to the log's own
+    /// limit. The less of both counts.
+    fn room_for(&self, capacity: u64) -> io::Result<(u64, u64)> {
+        let free = self.env.disk.free_bytes(&self.dir)?;
+        // Spares are used up before a file is made.
+        let own: u64 = self.state.lock().files.values().map(|file| file.file.capacity).sum();
+        let most = self.options.bytes_max.unwrap_or((own + free) / 10 * 9);
+        let needed = capacity + self.options.free_bytes_min;
+        if most.saturating_sub(own) < capacity {
+            return Ok((capacity, most.saturating_sub(own)));
+        }
+        Ok((needed, free))
     }
 
     /// Writes the index of the oldest sealed file that is durable. Whether it did.

@@ -14,12 +14,16 @@
 //! | `producers` | idempotent producers; pure |
 //! | `transactions` | which transactions a partition has open, had aborted; pure |
 //! | `meta` | topics and the like, a fold of records; pure |
+//! | `settings` | what can be set for a topic; pure |
+//! | `admin` | topics are made, changed, grown, trimmed; what they hold |
+//! | `retention` | which records are old enough to go |
 //! | `index`, `hot` | where batches lie; pure |
 //! | `reader` | batches from memory or disk |
 //! | `keeper` | next file, index files, dead files |
 //! | `journal` | the files and their bytes |
 //! | `repair` | reads a whole journal, and cuts what is corrupt out of it |
 
+mod admin;
 mod contract;
 mod door;
 mod embedded;
@@ -35,9 +39,12 @@ mod options;
 mod producers;
 mod reader;
 pub mod repair;
+mod retention;
 mod sequencer;
+pub mod settings;
 mod transactions;
 
+pub use admin::EpochEnd;
 pub use contract::{
     AbortedTransaction, Appended, Batches, Bounds, Entry, EpochCommit, Group, Isolation, Log,
     Ticket, TicketSender, TopicSpec,

@@ -10,6 +10,8 @@ use afflux_types::{Offset, Timestamp, TopicId, TopicName};
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
+use crate::settings::Settings;
+
 /// The stream that holds the changes themselves.
 pub(crate) const META_STREAM: u32 = 0;
 
@@ -24,19 +26,30 @@ pub struct Topic {
     pub partitions: i32,
     /// When it was made.
     pub created: Timestamp,
+    /// What was set for it.
+    #[serde(default)]
+    pub settings: Settings,
     /// Its first partition's number in the journal; the others follow.
     pub(crate) first_stream: u32,
+    /// Partitions that were added later: from which one on, and the number of that one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) added: Vec<(i32, u32)>,
 }
 
 impl Topic {
     /// The numbers of its partitions.
-    pub(crate) fn streams(&self) -> std::ops::Range<u32> {
-        self.first_stream..self.first_stream + self.partitions as u32
+    pub(crate) fn streams(&self) -> impl Iterator<Item = u32> {
+        (0..self.partitions).filter_map(|partition| self.stream(partition))
     }
 
     /// The number of a partition.
     pub(crate) fn stream(&self, partition: i32) -> Option<u32> {
-        (0..self.partitions).contains(&partition).then(|| self.first_stream + partition as u32)
+        if !(0..self.partitions).contains(&partition) {
+            return None;
+        }
+        let added = self.added.iter().rev().find(|(from, _)| *from <= partition);
+        let (from, first) = added.copied().unwrap_or((0, self.first_stream));
+        Some(first + (partition - from) as u32)
     }
 }
 
@@ -52,6 +65,12 @@ pub(crate) enum Change {
     ProducerIds(i64),
     /// A partition begins here now.
     Trim(u32, Offset),
+    /// Partitions begin here now.
+    Trims(Vec<(u32, Offset)>),
+    /// A topic's settings are these now.
+    Settings(TopicId, Settings),
+    /// A topic has this many partitions now; the first new one has this number.
+    Grow(TopicId, i32, u32),
     /// The journal file at this position, of this many bytes, was given back.
     Recycle(u64, u64),
     /// A repair dropped everything between these positions.
@@ -87,7 +106,7 @@ impl Meta {
     pub(crate) fn apply(&mut self, change: Change) {
         match change {
             Change::Create(topic) => {
-                self.streams_next = self.streams_next.max(topic.streams().end);
+                self.numbered(topic.first_stream, topic.partitions);
                 let topic = Arc::new(topic);
                 self.by_name.insert(topic.name.clone(), topic.clone());
                 self.topics.push(topic);
@@ -105,6 +124,23 @@ impl Meta {
             Change::Trim(stream, start) => {
                 self.starts.insert(stream, start);
             }
+            Change::Trims(starts) => {
+                // The same one may be named twice.
+                for (stream, start) in starts {
+                    let known = self.starts.entry(stream).or_insert(start);
+                    *known = start.max(*known);
+                }
+            }
+            Change::Settings(id, settings) => self.change(id, |topic| topic.settings = settings),
+            Change::Grow(id, partitions, first_stream) => {
+                let mut new = 0;
+                self.change(id, |topic| {
+                    new = partitions - topic.partitions;
+                    topic.added.push((topic.partitions, first_stream));
+                    topic.partitions = partitions;
+                });
+                self.numbered(first_stream, new);
+            }
             Change::Recycle(position, bytes) => {
                 self.recycled.insert(position, bytes);
                 self.merge_recycled();
@@ -118,6 +154,18 @@ impl Meta {
                     self.topics.iter().map(|topic| (topic.name.clone(), topic.clone())).collect();
             }
         }
+    }
+
+    /// Changes a topic, if it is there.
+    fn change(&mut self, id: TopicId, change: impl FnOnce(&mut Topic)) {
+        let Some(topic) = self.topics.iter_mut().find(|topic| topic.id == id) else { return };
+        change(Arc::make_mut(topic));
+        self.by_name.insert(topic.name.clone(), topic.clone());
+    }
+
+    /// These numbers are taken.
+    fn numbered(&mut self, first: u32, count: i32) {
+        self.streams_next = self.streams_next.max(first + count as u32);
     }
 
     /// Joins neighbours, so that the list stays short however many files were given back.
@@ -180,7 +228,9 @@ mod tests {
             name: TopicName::new(name).unwrap(),
             partitions,
             created: Timestamp(0),
+            settings: Settings::default(),
             first_stream,
+            added: Vec::new(),
         }
     }
 
@@ -191,6 +241,9 @@ mod tests {
             Change::Create(topic("a", 1, 3)),
             Change::Create(topic("b", 4, 1)),
             Change::Trim(2, Offset(9)),
+            Change::Trims(vec![(1, Offset(4)), (2, Offset(10)), (1, Offset(3))]),
+            Change::Grow(topic("a", 1, 3).id, 5, 5),
+            Change::Settings(topic("a", 1, 3).id, Settings::kept()),
             Change::ProducerIds(100),
             Change::Recycle(200, 100),
             Change::Recycle(0, 100),
@@ -204,12 +257,27 @@ mod tests {
         let mut other = Meta::new();
         other.apply(serde_json::from_str(&text).unwrap());
         assert_eq!(other, meta);
-        assert_eq!(other.streams_next(), 5, "numbers are not used again");
-        assert_eq!(other.start(2), Offset(9));
+        assert_eq!(other.streams_next(), 7, "numbers are not used again");
+        assert_eq!((other.start(1), other.start(2)), (Offset(4), Offset(10)));
+        let a = other.topic(&TopicName::new("a").unwrap()).unwrap();
+        assert_eq!(a.streams().collect::<Vec<_>>(), [1, 2, 3, 5, 6]);
+        assert_eq!((a.stream(4), a.stream(5), a.stream(-1)), (Some(6), None, None));
+        assert_eq!(a.settings, Settings::kept());
+        assert!(Arc::ptr_eq(a, &other.topics()[0]));
         assert!(other.is_recycled(100, 200) && !other.is_recycled(100, 201));
         let cut: Vec<u64> = (45..65).filter(|at| other.was_cut(*at)).collect();
         assert_eq!(cut, (51..61).collect::<Vec<_>>());
         assert!(other.topic(&TopicName::new("a").unwrap()).is_some());
         assert!(other.topic(&TopicName::new("b").unwrap()).is_none());
+    }
+
+    /// As it was written before topics had settings and could grow.
+    #[test]
+    fn a_topic_without_settings_has_the_defaults() {
+        let text = r#"{"create":{"id":"00000000-0000-0000-0000-000000000001","name":"a",
+            "partitions":2,"created":5,"first_stream":1}}"#;
+        let Change::Create(topic) = serde_json::from_str(text).unwrap() else { panic!("{text}") };
+        assert_eq!(topic.settings, Settings::default());
+        assert_eq!(topic.streams().collect::<Vec<_>>(), [1, 2]);
     }
 }

@@ -39,6 +39,7 @@ use crate::{
     meta::{Change, META_STREAM},
     options::LogOptions,
     reader::Sections,
+    retention::Retention,
     sequencer::{FileState, Sequencer, Start},
 };
 
@@ -120,6 +121,9 @@ fn check_options(options: &LogOptions) -> Result<(), OpenError> {
     {
         return Err(OpenError::Options("files are whole pages, at least two"));
     }
+    if options.bytes_max.is_some_and(|most| most < options.file_bytes * 4) {
+        return Err(OpenError::Options("the log's limit has no room for four files"));
+    }
     if largest_frame as u64 * 5 / 4 + FIRST_PAGE > smallest {
         return Err(OpenError::Options("the largest frame does not fit into the smallest file"));
     }
@@ -185,23 +189,23 @@ pub(crate) fn open(
         files: recovered.files,
         streams: recovered.streams,
     };
-    let groups_end = start.groups_end;
     let state = begin(Sequencer::new(options.clone(), start))?;
     Ok(Shared {
         env: env.clone(),
         dir: journal_dir,
         journal,
         sections: Sections::new(options.index_cache_bytes),
+        retention: Mutex::new(Retention::begin_at(env.clock.monotonic() + options.retention_check)),
         options,
         meta: RwLock::new(recovered.meta),
         changes: Mutex::new((ids, ids)),
+        appended: watch::Sender::new(JournalPosition(state.groups_end)),
         durable: watch::Sender::new(JournalPosition(state.durable())),
         state: Mutex::new(state),
         work: Condvar::new(),
         chores: Condvar::new(),
         dead: AtomicBool::new(true),
         keeper: Mutex::new(keeper),
-        appended: watch::Sender::new(JournalPosition(groups_end)),
         stepped,
         lock: Mutex::new(Some(lock)),
     })

@@ -1,5 +1,7 @@
 //! Sizes and limits of the embedded log.
 
+use std::time::Duration;
+
 /// Sizes and limits. The defaults are for a node; tests make them small.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
@@ -25,6 +27,11 @@ pub struct LogOptions {
     pub index_cache_bytes: usize,
     /// What must stay free on the disk after a new journal file.
     pub free_bytes_min: u64,
+    /// The most that journal files may take together. Beyond that appends are refused as if the
+    /// disk were full. If none: nine tenths of what they take and what is free.
+    pub bytes_max: Option<u64>,
+    /// How often partitions are looked at for records that are too old.
+    pub retention_check: Duration,
     /// The most partitions that a topic can have.
     pub partitions_max: i32,
     /// Dead journal files that are kept to be used again.
@@ -44,6 +51,8 @@ impl Default for LogOptions {
             hot_bytes: 32 << 20,
             index_cache_bytes: 16 << 20,
             free_bytes_min: 64 << 20,
+            bytes_max: None,
+            retention_check: Duration::from_mins(1),
             partitions_max: 10_000,
             spares_max: 4,
         }

@@ -6,7 +6,8 @@
 //!    the prepared next one begun. If that is not there yet, the group is deferred; if it can not
 //!    be made because the disk is full, the group is refused.
 //! 3. Journal position and offsets are assigned, the batches are indexed and put into the hot
-//!    tail: from here on the engine may read them. The frame waits in `queue`.
+//!    tail: from here on the engine may read them. The frame waits in `queue`. If all its topics
+//!    are relaxed, its ticket is resolved now.
 //! 4. `take` hands waiting frames to the writer, capped in bytes, of one file.
 //! 5. `publish` moves the durable position, resolves tickets and shows offsets to everybody.
 //!
@@ -408,7 +409,13 @@ impl Sequencer {
         // The originals of left-out duplicates lie before this frame: they are durable with it.
         let appended =
             Appended { base_offsets, end: JournalPosition(end), append_time: group.time };
-        self.enqueue(position, Kind::Group, payload.into(), ends, Some((ticket, appended)));
+        let ticket = if group.is_relaxed {
+            out.push((ticket, Ok(appended)));
+            None
+        } else {
+            Some((ticket, appended))
+        };
+        self.enqueue(position, Kind::Group, payload.into(), ends, ticket);
         self.boundary(end);
         None
     }

@@ -28,7 +28,10 @@ use bytes::{Buf, Bytes};
 
 use crate::compression::{Compression, UNPACKED_BYTES_MAX};
 
-pub use crate::builder::{Builder, Producer};
+pub use crate::{
+    builder::{Builder, Producer},
+    rewrite::{recompress, stamp},
+};
 
 /// Bytes in front of the records.
 pub const HEADER_BYTES: usize = 61;
@@ -45,8 +48,8 @@ const MAGIC_AT: usize = 16;
 pub(crate) const CRC_AT: usize = 17;
 pub(crate) const ATTRIBUTES_AT: usize = 21;
 
-const COMPRESSION_MASK: i16 = 0b111;
-const LOG_APPEND_TIME: i16 = 1 << 3;
+pub(crate) const COMPRESSION_MASK: i16 = 0b111;
+pub(crate) const LOG_APPEND_TIME: i16 = 1 << 3;
 pub(crate) const TRANSACTIONAL: i16 = 1 << 4;
 pub(crate) const CONTROL: i16 = 1 << 5;
 

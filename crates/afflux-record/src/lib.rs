@@ -10,6 +10,7 @@ pub mod compression;
 mod control;
 pub mod frame;
 mod murmur2;
+mod rewrite;
 
 pub use batch::{BatchError, Header, Record, RecordHeader, records};
 pub use compression::Compression;

@@ -14,7 +14,7 @@ use crate::{
     listen,
 };
 
-/// Kafka's own name for the topic of committed offsets, which clients do not see.
+/// Kafka's own name for the topic of committed offsets, which is none of the users' own.
 const COMMITTED_OFFSETS: &str = "__consumer_offsets";
 
 /// A node that serves. [`Node::stop`] ends it; one that is dropped instead ends as by a crash,
@@ -41,8 +41,9 @@ impl Node {
 
         let (log, engine) = {
             let (env, dir) = (env.clone(), config.data_dir.clone());
+            let options = LogOptions { bytes_max: config.log_bytes_max, ..LogOptions::default() };
             // Recovery reads files, and takes as long as it takes.
-            tokio::task::spawn_blocking(move || open(&env, &dir, trigger))
+            tokio::task::spawn_blocking(move || open(&env, &dir, options, trigger))
                 .await
                 .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?
         };
@@ -56,6 +57,7 @@ impl Node {
             })?;
         let options = afflux_kafka::Options {
             advertised: config.kafka_advertised,
+            create_topics: config.create_topics,
             ..afflux_kafka::Options::default()
         };
         let kafka = tokio::spawn(afflux_kafka::serve(
@@ -136,12 +138,13 @@ impl Node {
 fn open(
     env: &Env,
     dir: &Path,
+    options: LogOptions,
     trigger: Option<Arc<Trigger>>,
 ) -> Result<(Arc<EmbeddedLog>, Engine), StartError> {
     env.disk
         .create_dir_all(dir)
         .map_err(|source| StartError::DataDir { path: dir.to_owned(), source })?;
-    let log = Arc::new(EmbeddedLog::open(env, dir, LogOptions::default())?);
+    let log = Arc::new(EmbeddedLog::open(env, dir, options)?);
     let door: Arc<dyn Log> = match trigger {
         Some(trigger) => Arc::new(CrashLog { log: log.clone(), trigger }),
         None => log.clone(),

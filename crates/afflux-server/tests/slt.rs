@@ -127,6 +127,8 @@ async fn run(file: &str) {
     let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     let node = Node::start(Config {
         kafka_advertised: None,
+        create_topics: true,
+        log_bytes_max: None,
         http_hosts: Vec::new(),
         data_dir: dir.path().to_owned(),
         listen: Addresses { kafka: any, postgres: any, http: any },

@@ -125,6 +125,12 @@ pub(crate) struct UpArgs {
     /// Where Kafka clients are told to connect [default: where the node listens]
     #[arg(long, value_name = "HOST:PORT", env = "AFFLUX_KAFKA_ADVERTISED", value_parser = advertised)]
     pub(crate) kafka_advertised: Option<HostPort>,
+    /// Do not make a topic because a Kafka client asks for it
+    #[arg(long, env = "AFFLUX_NO_AUTO_CREATE_TOPICS")]
+    pub(crate) no_auto_create_topics: bool,
+    /// The most bytes of journal files, such as 500GiB [default: nine tenths of the room]
+    #[arg(long, value_name = "BYTES", env = "AFFLUX_LOG_BYTES_MAX", value_parser = log_bytes)]
+    pub(crate) log_bytes_max: Option<u64>,
     /// A name by which HTTP clients may know the node, beside its address; may be repeated
     #[arg(long, value_name = "NAME", env = "AFFLUX_HTTP_HOST", value_delimiter = ',')]
     pub(crate) http_host: Vec<String>,
@@ -408,6 +414,26 @@ fn advertised(text: &str) -> Result<HostPort, String> {
     }
 }
 
+/// A journal smaller than this would be full before it can drop anything.
+const LOG_BYTES_MIN: u64 = 1 << 30;
+
+fn log_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "" => Some(0),
+        "MiB" => Some(20),
+        "GiB" => Some(30),
+        "TiB" => Some(40),
+        _ => None,
+    };
+    let bytes = number.parse::<u64>().ok().zip(shift);
+    let bytes = bytes.and_then(|(number, shift)| number.checked_mul(1 << shift));
+    bytes.filter(|bytes| *bytes >= LOG_BYTES_MIN).ok_or_else(|| {
+        "expected a number of bytes, MiB, GiB or TiB, such as 500GiB, and at least 1GiB".to_owned()
+    })
+}
+
 fn speed(text: &str) -> Result<Speed, String> {
     if text == "max" {
         return Ok(Speed::Max);
@@ -440,6 +466,20 @@ mod tests {
         check("NaN", None);
         check("inf", None);
         check("fast", None);
+    }
+
+    #[test]
+    fn sizes_of_the_log_are_bytes_or_have_a_unit() {
+        let check = |text: &str, expected: Option<u64>| assert_eq!(log_bytes(text).ok(), expected);
+        check("1073741824", Some(1 << 30));
+        check("2048MiB", Some(2 << 30));
+        check("500GiB", Some(500 << 30));
+        check("1TiB", Some(1 << 40));
+        check("1073741823", None);
+        check("20000000TiB", None);
+        check("500GB", None);
+        check("GiB", None);
+        check("-1", None);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) fn run(args: TopicArgs) -> Result<(), Failure> {
     match args.command {
         TopicCommand::List { node, json } => list(&node.kafka, json),
         TopicCommand::Create { topic, partitions, node } => {
-            create(&node.kafka, &[topic.as_str()], partitions, false)?;
+            create(&node.kafka, &[topic.as_str()], partitions, false, false)?;
             say!("topic \"{topic}\" is created");
             Ok(())
         }
@@ -77,16 +77,20 @@ fn describe(address: &str, topic: &str, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Creates topics; those that are there may be fine.
+/// Creates topics; those that are there may be fine. What keeps its records does so for ever.
 pub(crate) fn create(
     address: &str,
     topics: &[&str],
     partitions: i32,
     exist_fine: bool,
+    keeps: bool,
 ) -> Result<(), Failure> {
     let new: Vec<_> = topics
         .iter()
-        .map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(1)))
+        .map(|topic| {
+            let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+            if keeps { new.set("retention.ms", "-1") } else { new }
+        })
         .collect();
     let outcomes = admin(address, async |admin, options| admin.create_topics(&new, options).await)?;
     for (topic, outcome) in topics.iter().zip(outcomes) {

@@ -345,6 +345,7 @@ fn wrong_command_lines_are_status_2() {
     check(&["nothing"]);
     check(&["up", "--kafka", "nowhere"]);
     check(&["up", "--kafka-advertised", "nowhere"]);
+    check(&["up", "--log-bytes-max", "1"]);
     check(&["demo", "--speed", "0"]);
     check(&["sql", "-c", "SELECT 1", "-f", "x"]);
     check(&["topic", "create", "t", "--partitions", "0"]);

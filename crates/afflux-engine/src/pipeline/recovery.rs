@@ -44,6 +44,8 @@ impl Pipeline {
             }
             if pipeline.last_frame_tick.is_none() {
                 pipeline.start(log, view)?;
+            } else {
+                pipeline.sources.iter_mut().try_for_each(|source| source.restored(log))?;
             }
             return Ok(pipeline);
         }
@@ -164,8 +166,8 @@ impl Pipeline {
         for source in &mut self.sources {
             let fixed = view.starts.get(&source.id);
             for (nth, partition) in source.partitions.iter_mut().enumerate() {
-                partition.next = match fixed {
-                    Some(starts) => starts.get(nth).copied().unwrap_or(Offset::ZERO),
+                partition.next = match fixed.and_then(|starts| starts.get(nth)) {
+                    Some(start) => *start,
                     None => log.bounds(&partition.partition)?.start,
                 };
             }

@@ -58,6 +58,7 @@ impl Node {
     pub(crate) async fn stop(self) {
         self.stop.send_replace(true);
         timeout(PATIENCE, self.serving).await.expect("no handler hangs").unwrap().unwrap();
+        drop(self.log);
     }
 }
 

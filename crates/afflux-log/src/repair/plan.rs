@@ -114,6 +114,7 @@ pub(super) fn metadata(walk: &Walk) -> Metadata {
             Change::Create(topic) => meta.apply(Change::Remove(topic.id)),
             // What is still there shows itself.
             Change::Trim(stream, _) => meta.untrim(*stream),
+            Change::Trims(starts) => starts.iter().for_each(|(stream, _)| meta.untrim(*stream)),
             _ => {}
         }
     }

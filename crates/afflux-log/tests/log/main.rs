@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod producers;
 mod repair;
+mod retention;
 mod space;
 mod support;
 mod threads;
