@@ -3,7 +3,8 @@
 //! 1. [`Dataflow::begin`] sets the epoch's time. In a pipeline's first epoch the rows of static
 //!    tables go in before anything else.
 //! 2. [`Dataflow::push`] takes a batch from an input down to the operators that keep state, which
-//!    take it in, or to the output.
+//!    take it in, or to the output: each operator is stepped until the batch is worked off, and
+//!    what a step gives goes down before the next one ([`crate::FUEL_ROWS`]).
 //! 3. [`Dataflow::finish`] raises the watermarks (an operator's is the lowest of its inputs'),
 //!    then goes through the operators in topological order: each one with state says what
 //!    changed, which goes down the graph as in 2.
@@ -18,6 +19,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    num::NonZeroUsize,
     ops::Range,
     sync::Arc,
 };
@@ -38,7 +40,8 @@ use crate::{
     error::internal,
     expression::{self, Clock},
     lookup::Lookup,
-    stateless::{Filter, Project, Tumble, rewrap},
+    operator::{FUEL_ROWS, Operator as _, Pending},
+    stateless::{Filter, Pass, Project, Tumble, rewrap},
 };
 
 /// The state table of the graph itself.
@@ -103,8 +106,7 @@ pub struct RejectedRow {
 
 #[derive(Debug)]
 enum Step {
-    /// Source, view, union: what comes in goes out.
-    Pass,
+    Pass(Pass),
     /// A static table, until its rows went out.
     Table(RecordBatch),
     Filter(Filter),
@@ -112,6 +114,26 @@ enum Step {
     Tumble(Tumble),
     Aggregate(Box<Aggregation>),
     Lookup(Box<Lookup>),
+}
+
+impl Step {
+    fn step(
+        &mut self,
+        input: &mut Pending,
+        fuel: usize,
+        rejected: &mut Vec<RejectedRow>,
+    ) -> Result<Option<Changes>, DataflowError> {
+        match self {
+            Self::Pass(pass) => pass.step(input, fuel, rejected),
+            // It has no input.
+            Self::Table(_) => Ok(None),
+            Self::Filter(filter) => filter.step(input, fuel, rejected),
+            Self::Project(project) => project.step(input, fuel, rejected),
+            Self::Tumble(tumble) => tumble.step(input, fuel, rejected),
+            Self::Lookup(lookup) => lookup.step(input, fuel, rejected),
+            Self::Aggregate(aggregation) => aggregation.step(input, fuel, rejected),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -132,6 +154,7 @@ pub struct Dataflow {
     nodes: Vec<Node>,
     inputs: Vec<Input>,
     clock: Clock,
+    fuel: usize,
     /// Whether the first epoch is over or under way.
     started: bool,
     starting: bool,
@@ -175,11 +198,19 @@ impl Dataflow {
             nodes,
             inputs,
             clock,
+            fuel: FUEL_ROWS,
             started: false,
             starting: false,
             output: Vec::new(),
             rejected: Vec::new(),
         })
+    }
+
+    /// With another number of rows a step. It decides nothing but memory and pace.
+    #[must_use]
+    pub fn with_fuel(mut self, rows: NonZeroUsize) -> Self {
+        self.fuel = rows.get();
+        self
     }
 
     /// What has to be pushed.
@@ -340,7 +371,7 @@ impl Dataflow {
         for at in 0..self.nodes.len() {
             if let Step::Table(rows) = &self.nodes[at].step {
                 let rows = Changes::additions(rows.clone());
-                self.send(at, rows)?;
+                self.forward(at, rows)?;
             }
         }
         Ok(())
@@ -348,21 +379,14 @@ impl Dataflow {
 
     /// Lets a node work on changes, and hands on what it makes of them.
     fn send(&mut self, at: usize, changes: Changes) -> Result<(), DataflowError> {
-        if changes.is_empty() {
-            return Ok(());
+        let mut input = Pending::new(changes);
+        let fuel = self.fuel;
+        while let Some(made) = self.nodes[at].step.step(&mut input, fuel, &mut self.rejected)? {
+            debug_assert!(made.len() <= fuel, "a step gave {} rows of {fuel}", made.len());
+            self.forward(at, made)?;
         }
-        let node = &mut self.nodes[at];
-        let changes = match &mut node.step {
-            Step::Pass | Step::Table(_) => rewrap(node.id, changes, &node.schema)?,
-            Step::Filter(filter) => filter.apply(changes, &mut self.rejected)?,
-            Step::Project(project) => project.apply(changes, &mut self.rejected)?,
-            Step::Tumble(tumble) => tumble.apply(changes, &mut self.rejected)?,
-            Step::Lookup(lookup) => lookup.apply(&changes)?,
-            Step::Aggregate(aggregation) => {
-                return aggregation.push(changes, &mut self.rejected);
-            }
-        };
-        self.forward(at, changes)
+        debug_assert!(input.is_empty(), "a step left rows behind");
+        Ok(())
     }
 
     /// Hands on what a node emits.
@@ -478,7 +502,7 @@ impl Context<'_> {
         let id = self.operator.id;
         Ok(match &self.operator.kind {
             OperatorKind::Source { .. } | OperatorKind::View { .. } | OperatorKind::Union => {
-                Step::Pass
+                Step::Pass(Pass { operator: id, schema: self.schema.clone() })
             }
             OperatorKind::Table { object } => {
                 let rows = Changes::additions(self.table(*object)?.clone());

@@ -21,7 +21,15 @@ use crate::{
     error::internal,
     evaluate::{evaluate, reason},
     expression::{self, Clock},
+    operator::{Operator, Pending},
 };
+
+/// Gives what it gets, under its own names: a source, a view, a union.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    pub(crate) operator: OperatorId,
+    pub(crate) schema: SchemaRef,
+}
 
 /// Keeps the rows for which a predicate is true.
 #[derive(Debug)]
@@ -51,6 +59,18 @@ pub(crate) struct Tumble {
     schema: SchemaRef,
 }
 
+impl Operator for Pass {
+    fn step(
+        &mut self,
+        input: &mut Pending,
+        fuel: usize,
+        _: &mut Vec<RejectedRow>,
+    ) -> Result<Option<Changes>, DataflowError> {
+        let changes = input.take(fuel);
+        changes.map(|changes| rewrap(self.operator, changes, &self.schema)).transpose()
+    }
+}
+
 impl Filter {
     pub(crate) fn new(
         operator: OperatorId,
@@ -62,18 +82,22 @@ impl Filter {
         let predicate = build(operator, predicate, input, clock, &DataType::Boolean)?;
         Ok(Self { operator, predicate: [predicate], schema })
     }
+}
 
-    pub(crate) fn apply(
-        &self,
-        changes: Changes,
+impl Operator for Filter {
+    fn step(
+        &mut self,
+        input: &mut Pending,
+        fuel: usize,
         rejected: &mut Vec<RejectedRow>,
-    ) -> Result<Changes, DataflowError> {
+    ) -> Result<Option<Changes>, DataflowError> {
+        let Some(changes) = input.take(fuel) else { return Ok(None) };
         let fault = internal(self.operator);
         let evaluated = evaluate(&self.predicate, &changes.batch).map_err(&fault)?;
         let changes = reject(self.operator, changes, &evaluated.bad, rejected)?;
         let changes = rewrap(self.operator, changes, &self.schema)?;
         let mask = evaluated.columns[0].as_boolean();
-        keep(changes, mask).map_err(fault)
+        keep(changes, mask).map(Some).map_err(fault)
     }
 }
 
@@ -96,19 +120,23 @@ impl Project {
             .collect::<Result<_, _>>()?;
         Ok(Self { operator, exprs, schema })
     }
+}
 
-    pub(crate) fn apply(
-        &self,
-        changes: Changes,
+impl Operator for Project {
+    fn step(
+        &mut self,
+        input: &mut Pending,
+        fuel: usize,
         rejected: &mut Vec<RejectedRow>,
-    ) -> Result<Changes, DataflowError> {
+    ) -> Result<Option<Changes>, DataflowError> {
+        let Some(changes) = input.take(fuel) else { return Ok(None) };
         let fault = internal(self.operator);
         let evaluated = evaluate(&self.exprs, &changes.batch).map_err(&fault)?;
         let changes = reject(self.operator, changes, &evaluated.bad, rejected)?;
         let options = RecordBatchOptions::new().with_row_count(Some(changes.len()));
         let batch =
             RecordBatch::try_new_with_options(self.schema.clone(), evaluated.columns, &options);
-        Ok(Changes { batch: batch.map_err(fault)?, weights: changes.weights })
+        Ok(Some(Changes { batch: batch.map_err(fault)?, weights: changes.weights }))
     }
 }
 
@@ -163,11 +191,23 @@ impl Tumble {
         Ok(Self { operator, time, size: size_ms, offset, unit: *unit, schema })
     }
 
-    pub(crate) fn apply(
-        &self,
-        changes: Changes,
+    /// The start of the window of a time, if the window's bounds can be told in nanoseconds.
+    fn start(&self, millis: i64) -> Option<i64> {
+        let start = millis.checked_sub((millis.checked_sub(self.offset)?).rem_euclid(self.size))?;
+        start.checked_mul(1_000_000)?;
+        start.checked_add(self.size)?.checked_mul(1_000_000)?;
+        Some(start)
+    }
+}
+
+impl Operator for Tumble {
+    fn step(
+        &mut self,
+        input: &mut Pending,
+        fuel: usize,
         rejected: &mut Vec<RejectedRow>,
-    ) -> Result<Changes, DataflowError> {
+    ) -> Result<Option<Changes>, DataflowError> {
+        let Some(changes) = input.take(fuel) else { return Ok(None) };
         let fault = internal(self.operator);
         let times = changes.batch.column(self.time);
         let mut bad = Vec::new();
@@ -191,15 +231,7 @@ impl Tumble {
         let mut columns = changes.batch.columns().to_vec();
         columns.extend(appended.map(|(field, add)| bound(field.data_type(), &starts, add)));
         let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(fault)?;
-        Ok(Changes { batch, weights: changes.weights })
-    }
-
-    /// The start of the window of a time, if the window's bounds can be told in nanoseconds.
-    fn start(&self, millis: i64) -> Option<i64> {
-        let start = millis.checked_sub((millis.checked_sub(self.offset)?).rem_euclid(self.size))?;
-        start.checked_mul(1_000_000)?;
-        start.checked_add(self.size)?.checked_mul(1_000_000)?;
-        Some(start)
+        Ok(Some(Changes { batch, weights: changes.weights }))
     }
 }
 

@@ -9,6 +9,8 @@
 //! writes the keys that it changed and not the whole group.
 
 use std::{
+    borrow::Borrow,
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
@@ -48,17 +50,20 @@ pub(super) fn build(
 
 /// How values become keys and back.
 trait Keys: fmt::Debug + Send {
-    type Key: Ord + Clone + fmt::Debug + Send;
+    type Key: Ord + Clone + fmt::Debug + Send + Borrow<Self::Seen>;
+    /// A key that is looked at and not kept: most are not.
+    type Seen: Ord + ?Sized;
 
-    /// Calls `f(position, key)` with the keys of an array's values; a null's key means nothing.
-    fn each(&self, array: &ArrayRef, rows: &Rows<'_>, f: impl FnMut(usize, i64, &Self::Key));
+    /// Calls `f(slot, weight, key)` for the rows that count.
+    fn each(&self, array: &ArrayRef, rows: &Rows<'_>, f: impl FnMut(usize, i64, &Self::Seen));
+    fn keep(key: &Self::Seen) -> Self::Key;
     fn array<'a>(
         &self,
         keys: impl Iterator<Item = Option<&'a Self::Key>>,
     ) -> Result<ArrayRef, DataflowError>
     where
         Self::Key: 'a;
-    fn write(key: &Self::Key, out: &mut Vec<u8>);
+    fn write(key: &Self::Seen, out: &mut Vec<u8>);
     fn read(&self, bytes: &[u8]) -> Option<Self::Key>;
 }
 
@@ -144,10 +149,15 @@ impl Fixed {
 
 impl Keys for Fixed {
     type Key = i64;
+    type Seen = i64;
 
     fn each(&self, array: &ArrayRef, rows: &Rows<'_>, mut f: impl FnMut(usize, i64, &i64)) {
         let keys = self.keys(array);
         rows.for_each(|row, slot, weight| f(slot, weight, &keys[row]));
+    }
+
+    fn keep(key: &i64) -> i64 {
+        *key
     }
 
     fn array<'a>(
@@ -190,11 +200,16 @@ struct Bytes {
 
 impl Keys for Bytes {
     type Key = Box<[u8]>;
+    type Seen = [u8];
 
-    fn each(&self, array: &ArrayRef, rows: &Rows<'_>, mut f: impl FnMut(usize, i64, &Box<[u8]>)) {
+    fn each(&self, array: &ArrayRef, rows: &Rows<'_>, mut f: impl FnMut(usize, i64, &[u8])) {
         let keys = self.converter.convert_columns(std::slice::from_ref(array));
         let keys = keys.expect("the converter was made for the argument's type");
-        rows.for_each(|row, slot, weight| f(slot, weight, &keys.row(row).data().into()));
+        rows.for_each(|row, slot, weight| f(slot, weight, keys.row(row).data()));
+    }
+
+    fn keep(key: &[u8]) -> Box<[u8]> {
+        key.into()
     }
 
     fn array<'a>(
@@ -210,7 +225,7 @@ impl Keys for Bytes {
         Ok(columns.swap_remove(0))
     }
 
-    fn write(key: &Box<[u8]>, out: &mut Vec<u8>) {
+    fn write(key: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(key);
     }
 
@@ -235,9 +250,13 @@ impl<K: Keys> Accumulator for Best<K> {
     fn update(&mut self, rows: &Rows<'_>) {
         let (found, max) = (&mut self.found, self.max);
         self.keys.each(rows.argument.expect("it has an argument"), rows, |slot, _, key| {
-            match &mut found[slot] {
-                Some(best) if if max { key <= best } else { key >= best } => {}
-                place => *place = Some(key.clone()),
+            let no_better = |best: &K::Key| match key.cmp(best.borrow()) {
+                Ordering::Less => max,
+                Ordering::Equal => true,
+                Ordering::Greater => !max,
+            };
+            if !found[slot].as_ref().is_some_and(no_better) {
+                found[slot] = Some(K::keep(key));
             }
         });
     }
@@ -257,7 +276,7 @@ impl<K: Keys> Accumulator for Best<K> {
         };
         let at = out.len();
         out.extend_from_slice(&[0; 4]);
-        K::write(key, out);
+        K::write(key.borrow(), out);
         let length = (out.len() - at - 4) as u32;
         out[at..at + 4].copy_from_slice(&length.to_le_bytes());
     }
@@ -293,12 +312,16 @@ impl<K: Keys> Accumulator for Multiset<K> {
     fn update(&mut self, rows: &Rows<'_>) {
         let (counts, dirty) = (&mut self.counts, &mut self.dirty);
         self.keys.each(rows.argument.expect("it has an argument"), rows, |slot, weight, key| {
-            let count = counts[slot].entry(key.clone()).or_insert(0);
-            *count += weight;
-            if *count == 0 {
-                counts[slot].remove(key);
+            match counts[slot].get_mut(key) {
+                Some(count) if *count + weight == 0 => drop(counts[slot].remove(key)),
+                Some(count) => *count += weight,
+                None if weight == 0 => {}
+                None => drop(counts[slot].insert(K::keep(key), weight)),
             }
-            dirty.entry(slot as u32).or_default().insert(key.clone());
+            let dirty = dirty.entry(slot as u32).or_default();
+            if !dirty.contains(key) {
+                dirty.insert(K::keep(key));
+            }
         });
     }
 
@@ -326,8 +349,8 @@ impl<K: Keys> Accumulator for Multiset<K> {
         for (slot, keys) in std::mem::take(&mut self.dirty) {
             for key in &keys {
                 name.clear();
-                K::write(key, &mut name);
-                entry(slot, &name, self.counts[slot as usize].get(key).copied());
+                K::write(key.borrow(), &mut name);
+                entry(slot, &name, self.counts[slot as usize].get(key.borrow()).copied());
             }
         }
     }
@@ -336,7 +359,7 @@ impl<K: Keys> Accumulator for Multiset<K> {
         let mut name = Vec::new();
         for (key, count) in &self.counts[slot as usize] {
             name.clear();
-            K::write(key, &mut name);
+            K::write(key.borrow(), &mut name);
             entry(&name, *count);
         }
     }
@@ -348,7 +371,7 @@ impl<K: Keys> Accumulator for Multiset<K> {
         let counts = &mut self.counts[slot as usize];
         match value {
             Some(count) => drop(counts.insert(key, count)),
-            None => drop(counts.remove(&key)),
+            None => drop(counts.remove(key.borrow())),
         }
         true
     }

@@ -41,6 +41,7 @@ use self::accumulator::{Accumulator, Rows};
 use crate::{
     BuildError, DataflowError, RejectedRow,
     error::internal,
+    operator::{Operator, Pending},
     stateless::{keep, millis, reject},
 };
 
@@ -212,7 +213,7 @@ impl Aggregation {
         }
     }
 
-    pub(crate) fn push(
+    fn push(
         &mut self,
         changes: Changes,
         rejected: &mut Vec<RejectedRow>,
@@ -425,6 +426,21 @@ impl Aggregation {
         }
         let parser = self.converter.parser();
         self.converter.convert_rows(slots.iter().map(|&slot| parser.parse(self.index.key(slot))))
+    }
+}
+
+impl Operator for Aggregation {
+    /// Takes in everything; what comes of it is told at the end of the epoch.
+    fn step(
+        &mut self,
+        input: &mut Pending,
+        _: usize,
+        rejected: &mut Vec<RejectedRow>,
+    ) -> Result<Option<Changes>, DataflowError> {
+        if let Some(changes) = input.take(usize::MAX) {
+            self.push(changes, rejected)?;
+        }
+        Ok(None)
     }
 }
 

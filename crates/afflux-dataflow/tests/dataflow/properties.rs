@@ -1,8 +1,11 @@
 //! Random plans over random changes: against the reference, and against themselves restarted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroUsize,
+};
 
-use afflux_dataflow::{Dataflow, Epoch};
+use afflux_dataflow::{Dataflow, Epoch, FUEL_ROWS};
 use afflux_plan::Plan;
 use afflux_record::changelog::TableDelta;
 use afflux_types::{ObjectId, OperatorId, TableId, Timestamp};
@@ -89,8 +92,9 @@ fn run_epoch(dataflow: &mut Dataflow, epoch: &(Vec<Vec<(Row, i64)>>, i64)) -> Ep
     dataflow.finish(&[(input, Timestamp(epoch.1))]).unwrap()
 }
 
-fn check_against_reference(plan: &Plan, script: &Script) {
-    let mut dataflow = Dataflow::new(plan, &table_batches()).unwrap();
+fn check_against_reference(plan: &Plan, script: &Script, fuel: usize) {
+    let dataflow = Dataflow::new(plan, &table_batches()).unwrap();
+    let mut dataflow = dataflow.with_fuel(NonZeroUsize::new(fuel).unwrap());
     let mut reference = Reference::new(plan, &tables());
     let (mut input, mut view) = (ZSet::new(), ZSet::new());
     for epoch in script {
@@ -198,20 +202,26 @@ fn case() -> impl Strategy<Value = (Plan, Script)> {
     })
 }
 
+/// So little that a batch takes many steps, or enough for all of it.
+fn fuel() -> impl Strategy<Value = usize> {
+    prop_oneof![1usize..5, Just(FUEL_ROWS)]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn a_plan_does_what_the_reference_does((plan, script) in case()) {
-        check_against_reference(&plan, &script);
+    fn a_plan_does_what_the_reference_does((plan, script) in case(), fuel in fuel()) {
+        check_against_reference(&plan, &script, fuel);
     }
 
     #[test]
     fn each_stage_alone_does_what_the_reference_does(
         stage in stage(),
         (append_only, script) in any::<bool>().prop_flat_map(|a| (Just(a), script(a))),
+        fuel in fuel(),
     ) {
-        check_against_reference(&plan(append_only, &[stage]), &script);
+        check_against_reference(&plan(append_only, &[stage]), &script, fuel);
     }
 
     #[test]
