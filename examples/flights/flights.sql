@@ -29,7 +29,7 @@ CREATE SOURCE arrivals (
 
 -- Loaded once. The path is one on the node's machine.
 CREATE TABLE airlines (
-    carrier  VARCHAR NOT NULL,
+    carrier  VARCHAR PRIMARY KEY,
     name     VARCHAR NOT NULL
 ) FROM 'examples/flights/airlines.csv';
 

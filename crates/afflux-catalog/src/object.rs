@@ -104,6 +104,9 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// How many rows there are.
     pub rows: u64,
+    /// The columns of the primary key, if one was declared: no two rows have the same values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Vec<usize>>,
 }
 
 /// A materialised view.

@@ -37,7 +37,7 @@ fn source(id: u64, name: &str) -> Change {
 }
 
 fn table(id: u64, name: &str) -> Change {
-    create(id, name, ObjectKind::Table(Table { columns: columns(), rows: 16 }))
+    create(id, name, ObjectKind::Table(Table { columns: columns(), rows: 16, key: None }))
 }
 
 /// A view that shows the numbers of an object's rows.
@@ -98,6 +98,13 @@ fn where_a_view_begins_is_part_of_it() {
     let bytes = Catalog::encode(&change);
     assert!(String::from_utf8_lossy(&bytes).contains("\"starts\":{\"1\":[5,0]}"));
     assert_eq!(Catalog::decode(&bytes).expect("readable"), change);
+}
+
+#[test]
+fn keys_of_tables_read_back() {
+    let keyed = Table { columns: columns(), rows: 16, key: Some(vec![1, 0]) };
+    let change = create(1, "t", ObjectKind::Table(keyed));
+    assert_eq!(Catalog::decode(&Catalog::encode(&change)), Ok(change));
 }
 
 #[test]

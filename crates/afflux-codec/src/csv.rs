@@ -8,7 +8,10 @@
 //! `Date32`, `Timestamp(ms, UTC)` and `Utf8` that every value of the column is. Numbers with
 //! leading zeros are text, for postcodes and the like. A column without values is text.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use afflux_types::{Classified, ErrorKind};
 use arrow::{
@@ -19,6 +22,7 @@ use arrow::{
     compute::cast,
     datatypes::{DataType, Field, Schema, TimeUnit},
     error::ArrowError,
+    row::{RowConverter, SortField},
 };
 use csv::{ByteRecord, ReaderBuilder};
 
@@ -73,6 +77,16 @@ pub enum CsvError {
         /// The column's name.
         column: String,
     },
+    /// A row whose primary key another row has.
+    #[error("line {line}: the primary key {key} is on line {first} already")]
+    Duplicate {
+        /// The line, from 1.
+        line: u64,
+        /// The line of the other row.
+        first: u64,
+        /// The key's values as they stand in the file, their beginning at least.
+        key: String,
+    },
     /// The header or the first row has other columns than were declared, or two of one name.
     #[error("{reason}")]
     Columns {
@@ -100,10 +114,11 @@ impl Classified for CsvError {
 
 /// Reads a file. `columns`: names and types, in the file's order; with a header the names have to
 /// be those of the header, whatever their case. None: names from the header (else, and where it
-/// has none, `column_1`, …), types inferred.
+/// has none, `column_1`, …), types inferred. `key`: columns that have to identify a row, if any.
 pub fn read(
     bytes: &[u8],
     columns: Option<&[Field]>,
+    key: &[usize],
     format: &Format,
 ) -> Result<RecordBatch, CsvError> {
     // Excel begins UTF-8 files with a byte order mark.
@@ -137,10 +152,36 @@ pub fn read(
         .iter()
         .enumerate()
         .map(|(index, field)| column(field, index, &rows, null))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    check_key(key, &arrays, &rows)?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
         .map_err(faulty)
+}
+
+/// Whether each row's key is its own. Equal values may be different texts.
+fn check_key(key: &[usize], arrays: &[ArrayRef], rows: &[CsvRow]) -> Result<(), CsvError> {
+    if key.is_empty() {
+        return Ok(());
+    }
+    let columns: Vec<_> = key.iter().map(|&column| arrays[column].clone()).collect();
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+    let keys = RowConverter::new(fields).and_then(|converter| converter.convert_columns(&columns));
+    let keys = keys.map_err(faulty)?;
+    let mut seen: HashMap<&[u8], usize> = HashMap::new();
+    for row in 0..rows.len() {
+        if let Some(first) = seen.insert(keys.row(row).data(), row) {
+            let values: Vec<_> = key.iter().map(|&at| clipped(&rows[row].fields[at])).collect();
+            let key = format!("({})", values.join(", "));
+            return Err(CsvError::Duplicate { line: rows[row].line, first: rows[first].line, key });
+        }
+    }
+    Ok(())
+}
+
+/// Errors quote the beginning of a value only.
+fn clipped(value: &str) -> String {
+    value.chars().take(60).collect()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as `map_err` wants it")]
@@ -353,7 +394,7 @@ impl Cells<'_> {
 
     fn bad(&self, row: usize, expected: &'static str) -> CsvError {
         let row = &self.rows[row];
-        let value = row.fields[self.index].chars().take(60).collect();
+        let value = clipped(&row.fields[self.index]);
         CsvError::Value { line: row.line, column: self.field.name().clone(), value, expected }
     }
 }
@@ -373,7 +414,7 @@ mod tests {
     fn types_are_inferred_from_all_rows() {
         let check = |values: &[&str], expected: DataType| {
             let file = format!("c\n{}\n", values.join("\n"));
-            let batch = read(file.as_bytes(), None, &format("NA")).unwrap();
+            let batch = read(file.as_bytes(), None, &[], &format("NA")).unwrap();
             assert_eq!(*batch.schema().field(0).data_type(), expected, "{values:?}");
             assert_eq!(batch.num_rows(), values.len());
         };
@@ -396,7 +437,7 @@ mod tests {
     #[test]
     fn files_become_rows() {
         let check = |file: &str, format: &Format, expected: &[&str]| {
-            let batch = read(file.as_bytes(), None, format).unwrap();
+            let batch = read(file.as_bytes(), None, &[], format).unwrap();
             assert_eq!(json(&batch), expected, "{file:?}");
         };
         let plain = Format::default();
@@ -421,7 +462,7 @@ mod tests {
             Field::new("price", DataType::Decimal128(5, 2), true),
         ];
         let check = |file: &str, expected: &str| {
-            let error = read(file.as_bytes(), Some(&fields), &Format::default()).unwrap_err();
+            let error = read(file.as_bytes(), Some(&fields), &[0], &Format::default()).unwrap_err();
             assert_eq!(error.to_string(), expected, "{file:?}");
         };
         check(
@@ -447,27 +488,29 @@ mod tests {
         );
         check("id,at,price\n1,2\n", "line 2: it has 2 fields, but line 1 has 3");
         check("id,at\n1,2\n", "the header has id, at; the table has id, at, price");
-        let good = read(b"ID,At,price\n1,2013-01-01,0.125\n", Some(&fields), &Format::default());
+        check("id,at,price\n1,,\n7,,\n07,,\n", "line 4: the primary key (07) is on line 3 already");
+        let file = b"ID,At,price\n1,2013-01-01,0.125\n";
+        let good = read(file, Some(&fields), &[0], &Format::default());
         assert_eq!(json(&good.unwrap()), [r#"{"id":1,"at":"2013-01-01T00:00:00Z","price":0.13}"#]);
-        let error = read(b"a\n\xff\n", None, &Format::default()).unwrap_err();
+        let error = read(b"a\n\xff\n", None, &[], &Format::default()).unwrap_err();
         assert_eq!(error.to_string(), "line 2: it is not UTF-8 text");
-        let error = read(b"a,b,a\n", None, &Format::default()).unwrap_err();
+        let error = read(b"a,b,a\n", None, &[], &Format::default()).unwrap_err();
         assert_eq!(error.to_string(), "there are two columns \"a\"");
     }
 
     proptest! {
         #[test]
         fn any_file_is_read_or_refused(bytes: Vec<u8>, header: bool) {
-            let _ = read(&bytes, None, &Format { header, ..Format::default() });
+            let _ = read(&bytes, None, &[], &Format { header, ..Format::default() });
         }
 
         // What was inferred reads the same file.
         #[test]
         fn inferred_columns_hold_their_values(rows in proptest::collection::vec("[-+0-9.eTZ: ]{0,12}", 0..8)) {
             let file = rows.iter().fold("c\n".to_owned(), |file, row| file + "\"" + row + "\"\n");
-            let batch = read(file.as_bytes(), None, &Format::default()).unwrap();
+            let batch = read(file.as_bytes(), None, &[], &Format::default()).unwrap();
             let fields: Vec<Field> = batch.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
-            prop_assert_eq!(read(file.as_bytes(), Some(&fields), &Format::default()), Ok(batch));
+            prop_assert_eq!(read(file.as_bytes(), Some(&fields), &[], &Format::default()), Ok(batch));
         }
     }
 }

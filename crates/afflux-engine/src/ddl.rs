@@ -257,13 +257,14 @@ impl Ddl {
         if let Some(there) = taken(&catalog, &create.name, create.if_not_exists, TAG) {
             return there;
         }
-        let rows = self.read_csv(&create.file, create.columns.as_deref())?;
+        let key = create.key.as_deref().unwrap_or_default();
+        let rows = self.read_csv(&create.file, create.columns.as_deref(), key)?;
         let id = catalog.next_id();
         let topic = table_topic(id);
         ensure_topic(self.shared.log.as_ref(), topic.clone())?;
         let entries = self.table_entries(&topic, &rows)?;
         let columns = Column::of_schema(&rows.schema());
-        let table = Table { columns, rows: rows.num_rows() as u64 };
+        let table = Table { columns, rows: rows.num_rows() as u64, key: create.key };
         let notice = format!("{} rows", rows.num_rows());
         // Before the catalog has it, so that nobody finds the table without its rows.
         self.shared.published.lock().tables.insert(id, rows);
@@ -396,6 +397,7 @@ impl Ddl {
         &self,
         file: &CsvFile,
         columns: Option<&[Column]>,
+        key: &[usize],
     ) -> Result<RecordBatch, EngineError> {
         let failed =
             |kind, reason: String| EngineError::File { path: file.path.clone(), reason, kind };
@@ -414,7 +416,7 @@ impl Ddl {
         });
         let format =
             csv::Format { header: file.header, delimiter: file.delimiter, null: file.null.clone() };
-        csv::read(&bytes, fields.as_deref(), &format)
+        csv::read(&bytes, fields.as_deref(), key, &format)
             .map_err(|error| failed(ErrorKind::Invalid, error.to_string()))
     }
 

@@ -12,6 +12,7 @@ use crate::{
     error::{nearest, sqlstate},
     options::{OptionSpec, Options},
     parser::{Cursor, fold, object_kind},
+    planner::duplicate_column,
     types::{column_type, duration_ms, interval_ms},
 };
 
@@ -104,12 +105,54 @@ struct WatermarkClause {
 struct Items {
     columns: Vec<Column>,
     watermark: Option<WatermarkClause>,
+    /// The names in `PRIMARY KEY`, and where it is.
+    key: Option<(Vec<String>, Option<Position>)>,
+}
+
+impl Items {
+    fn set_key(&mut self, names: Vec<String>, at: Option<Position>) -> Result<(), SqlError> {
+        if self.key.replace((names, at)).is_some() {
+            return Err(SqlError::invalid(sqlstate::INVALID_TABLE, "two primary keys")
+                .with_hint("write PRIMARY KEY (a, b) for a key of several columns")
+                .at(at));
+        }
+        Ok(())
+    }
+
+    /// The columns of the key, which then have no nulls.
+    fn take_key(&mut self) -> Result<Option<Vec<usize>>, SqlError> {
+        let Some((names, at)) = self.key.take() else { return Ok(None) };
+        let mut key = Vec::new();
+        for name in names {
+            let column = position_of(&self.columns, &name, "table").map_err(|e| e.at(at))?;
+            if key.contains(&column) {
+                return Err(duplicate_column(&name).at(at));
+            }
+            self.columns[column].nullable = false;
+            key.push(column);
+        }
+        Ok(Some(key))
+    }
+}
+
+/// The column of a name.
+fn position_of(columns: &[Column], name: &str, of: &str) -> Result<usize, SqlError> {
+    columns.iter().position(|column| column.name == name).ok_or_else(|| {
+        let error = SqlError::invalid(
+            sqlstate::UNDEFINED_COLUMN,
+            format!("the {of} has no column \"{name}\""),
+        );
+        match nearest(name, columns.iter().map(|column| column.name.as_str())) {
+            Some(near) => error.with_hint(format!("did you mean \"{near}\"?")),
+            None => error,
+        }
+    })
 }
 
 fn source(cursor: &mut Cursor<'_>) -> Result<Statement, SqlError> {
     let if_not_exists = cursor.if_not_exists();
     let name = cursor.name()?;
-    let mut items = items(cursor)?;
+    let mut items = items(cursor, false)?;
     let mut options = None;
     loop {
         if options.is_none() && cursor.peek(&["with"]) {
@@ -165,18 +208,7 @@ fn definition(items: Items, options: &Options) -> Result<Source, SqlError> {
 }
 
 fn resolve_watermark(columns: &[Column], clause: &WatermarkClause) -> Result<Watermark, SqlError> {
-    let Some(column) = columns.iter().position(|column| column.name == clause.column) else {
-        let error = SqlError::invalid(
-            sqlstate::UNDEFINED_COLUMN,
-            format!("the source has no column \"{}\"", clause.column),
-        )
-        .at(clause.at);
-        let near = nearest(&clause.column, columns.iter().map(|column| column.name.as_str()));
-        return Err(match near {
-            Some(near) => error.with_hint(format!("did you mean \"{near}\"?")),
-            None => error,
-        });
-    };
+    let column = position_of(columns, &clause.column, "source").map_err(|e| e.at(clause.at))?;
     match columns[column].column_type.0 {
         DataType::Timestamp(..) => Ok(Watermark { column, delay_ms: clause.delay_ms }),
         _ => Err(SqlError::invalid(
@@ -208,7 +240,8 @@ fn watermark(cursor: &mut Cursor<'_>) -> Result<WatermarkClause, SqlError> {
     Ok(WatermarkClause { column, delay_ms: delay as u64, at })
 }
 
-fn items(cursor: &mut Cursor<'_>) -> Result<Items, SqlError> {
+/// Columns and what goes with them; `keyed`: also a primary key.
+fn items(cursor: &mut Cursor<'_>, keyed: bool) -> Result<Items, SqlError> {
     let mut items = Items::default();
     if !cursor.take_token(&Token::LParen) {
         return Ok(items);
@@ -219,8 +252,18 @@ fn items(cursor: &mut Cursor<'_>) -> Result<Items, SqlError> {
             if items.watermark.replace(watermark(cursor)?).is_some() {
                 return Err(SqlError::invalid(sqlstate::SYNTAX, "two watermarks").at(at));
             }
+        } else if keyed && cursor.peek(&["primary", "key"]) {
+            let at = cursor.position();
+            cursor.expect(&["primary", "key"])?;
+            cursor.expect_token(&Token::LParen)?;
+            let mut names = vec![cursor.identifier()?];
+            while cursor.take_token(&Token::Comma) {
+                names.push(cursor.identifier()?);
+            }
+            cursor.expect_token(&Token::RParen)?;
+            items.set_key(names, at)?;
         } else {
-            column(cursor, &mut items.columns)?;
+            column(cursor, &mut items, keyed)?;
         }
         if !cursor.take_token(&Token::Comma) {
             break;
@@ -230,7 +273,7 @@ fn items(cursor: &mut Cursor<'_>) -> Result<Items, SqlError> {
     Ok(items)
 }
 
-fn column(cursor: &mut Cursor<'_>, columns: &mut Vec<Column>) -> Result<(), SqlError> {
+fn column(cursor: &mut Cursor<'_>, items: &mut Items, keyed: bool) -> Result<(), SqlError> {
     let at = cursor.position();
     let constraint = ["primary", "unique", "foreign", "constraint", "check"]
         .into_iter()
@@ -241,12 +284,8 @@ fn column(cursor: &mut Cursor<'_>, columns: &mut Vec<Column>) -> Result<(), SqlE
     {
         return Err(no_constraint(&word.to_uppercase()).at(at));
     }
-    if columns.iter().any(|column| column.name == name) {
-        return Err(SqlError::invalid(
-            sqlstate::DUPLICATE_COLUMN,
-            format!("there are two columns \"{name}\""),
-        )
-        .at(at));
+    if items.columns.iter().any(|column| column.name == name) {
+        return Err(duplicate_column(&name).at(at));
     }
     let type_at = cursor.position();
     if matches!(cursor.next(), Token::Comma | Token::RParen) {
@@ -259,8 +298,11 @@ fn column(cursor: &mut Cursor<'_>, columns: &mut Vec<Column>) -> Result<(), SqlE
     }
     let mut nullable = true;
     loop {
+        let at = cursor.position();
         if cursor.take(&["not", "null"]) {
             nullable = false;
+        } else if keyed && cursor.take(&["primary", "key"]) {
+            items.set_key(vec![name.clone()], at)?;
         } else if !cursor.take(&["null"]) {
             break;
         }
@@ -274,19 +316,20 @@ fn column(cursor: &mut Cursor<'_>, columns: &mut Vec<Column>) -> Result<(), SqlE
         };
         return Err(error.at(cursor.position()));
     }
-    columns.push(Column::new(name, data_type, nullable));
+    items.columns.push(Column::new(name, data_type, nullable));
     Ok(())
 }
 
 fn no_constraint(word: &str) -> SqlError {
     SqlError::unsupported(format!("a column can not have {word} yet"))
-        .with_hint("columns take a type and NOT NULL")
+        .with_hint("columns take a type and NOT NULL, those of a table PRIMARY KEY too")
 }
 
 fn table(cursor: &mut Cursor<'_>) -> Result<Statement, SqlError> {
     let if_not_exists = cursor.if_not_exists();
     let name = cursor.name()?;
-    let items = items(cursor)?;
+    let mut items = items(cursor, true)?;
+    let key = items.take_key()?;
     if let Some(watermark) = items.watermark {
         return Err(SqlError::invalid(
             sqlstate::INVALID_TABLE,
@@ -330,6 +373,7 @@ fn table(cursor: &mut Cursor<'_>) -> Result<Statement, SqlError> {
         name,
         if_not_exists,
         columns,
+        key,
         file,
         sql: cursor.text(),
     }))

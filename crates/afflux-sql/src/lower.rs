@@ -9,7 +9,8 @@
 //! 4. At the end the output gets its names and types that every edge can write.
 //!
 //! What is proven: append-only (a source's rows never change; an aggregate's do), the key (the
-//! group columns, carried through projections), and which columns are event time or bounds of
+//! group columns, carried through projections and through joins that find at most one row; a
+//! table's primary key), and which columns are event time or bounds of
 //! a window over event time, so that an aggregate knows when a group is final.
 
 mod aggregate;
@@ -159,9 +160,9 @@ impl Lowering {
                 let id = self.push(kind, Vec::new(), &columns, true);
                 Relation { id, columns, roles, append_only: true, key: None }
             }
-            ObjectKind::Table(_) => {
+            ObjectKind::Table(table) => {
                 let kind = OperatorKind::Table { object: object.id };
-                self.whole(kind, all, true, None, &read)?
+                self.whole(kind, all, true, table.key.clone(), &read)?
             }
             ObjectKind::View(view) => {
                 let kind = OperatorKind::View { object: object.id };

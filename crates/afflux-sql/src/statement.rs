@@ -54,6 +54,8 @@ pub struct CreateTable {
     pub if_not_exists: bool,
     /// Its columns, if declared; else they follow from the file.
     pub columns: Option<Vec<Column>>,
+    /// The positions of the primary key's columns, if one is declared.
+    pub key: Option<Vec<usize>>,
     /// Where its rows come from.
     pub file: CsvFile,
     /// The statement as written.

@@ -2,17 +2,7 @@
 
 mod fixture;
 
-use fixture::{catalog, plan_text, query};
-
-fn check(sql: &str, expected: &str) {
-    let text = plan_text(sql, &catalog()).unwrap_or_else(|error| panic!("{sql}: {error}"));
-    let lines: Vec<_> = text.lines().collect();
-    let indent = |line: &str| line.len() - line.trim_start().len();
-    let expected: Vec<_> = expected.lines().filter(|line| !line.trim().is_empty()).collect();
-    let margin = expected.iter().map(|line| indent(line)).min().unwrap_or(0);
-    let expected: Vec<_> = expected.iter().map(|line| line[margin..].trim_end()).collect();
-    assert_eq!(lines, expected, "{sql}\n{text}");
-}
+use fixture::{catalog, check, query};
 
 #[test]
 fn filters_and_projections_read_only_what_they_need() {

@@ -157,6 +157,39 @@ fn a_table_comes_from_a_file() {
 }
 
 #[test]
+fn a_table_may_have_a_primary_key() {
+    let check = |items: &str, expected: Result<Option<&[usize]>, &str>| {
+        let sql = format!("CREATE TABLE t {items} FROM 'a.csv'");
+        match (parse(&sql), expected) {
+            (Ok(mut statements), Ok(expected)) => {
+                let Some(Statement::CreateTable(create)) = statements.pop() else {
+                    panic!("{sql}")
+                };
+                assert_eq!(create.key.as_deref(), expected, "{sql}");
+                let nullable = |at: &usize| create.columns.as_ref().expect("columns")[*at].nullable;
+                assert!(!expected.unwrap_or_default().iter().any(nullable), "{sql}");
+            }
+            (Err(error), Err(expected)) => {
+                let text = format!("{} {error}", error.sqlstate());
+                assert!(text.contains(expected), "{sql}: {text}");
+            }
+            (found, _) => panic!("{sql}: {found:?}, not {expected:?}"),
+        }
+    };
+    check("(a INT)", Ok(None));
+    check("(a INT PRIMARY KEY, b TEXT)", Ok(Some(&[0])));
+    check("(a INT, b TEXT NOT NULL PRIMARY KEY)", Ok(Some(&[1])));
+    check("(a INT, b TEXT, PRIMARY KEY (b, A))", Ok(Some(&[1, 0])));
+    check("(PRIMARY KEY (a, b), a INT, b TEXT)", Ok(Some(&[0, 1])));
+    check("(primary TEXT PRIMARY KEY)", Ok(Some(&[0])));
+    check("(a INT PRIMARY KEY, b TEXT PRIMARY KEY)", Err("42P16 two primary keys"));
+    check("(a INT, PRIMARY KEY (b))", Err("42703 the table has no column \"b\""));
+    check("(a INT, PRIMARY KEY (a, a))", Err("42701 there are two columns \"a\""));
+    check("(PRIMARY KEY (a))", Err("42703 the table has no column \"a\""));
+    check("(a INT UNIQUE)", Err("0A000"));
+}
+
+#[test]
 fn a_view_keeps_its_text() {
     let sql = "CREATE MATERIALIZED VIEW IF NOT EXISTS V AS\n  SELECT 'é' AS a\n  FROM s";
     let Statement::CreateView(create) = one(&format!("{sql};")) else { panic!("{sql}") };

@@ -73,7 +73,7 @@ impl FakeNode {
     pub(super) fn add_table(&self, name: &str, batch: &RecordBatch) {
         let mut state = self.state();
         let columns = Column::of_schema(&batch.schema());
-        let kind = ObjectKind::Table(Table { columns, rows: batch.num_rows() as u64 });
+        let kind = ObjectKind::Table(Table { columns, rows: batch.num_rows() as u64, key: None });
         let id = state.catalog.next_id();
         let object = Object { id, name: name.into(), sql: format!("CREATE TABLE {name}"), kind };
         state.catalog = state.catalog.apply(&Change::Create(Box::new(object))).unwrap();

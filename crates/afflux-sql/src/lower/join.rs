@@ -96,12 +96,15 @@ impl Lowering {
         }));
         let mut roles = input.roles;
         roles.resize(columns.len(), Role::Plain);
+        // Where the table's key is compared, a row finds one row at most.
+        let finds_one = table.key.as_ref().is_some_and(|key| {
+            key.iter().all(|column| on.iter().any(|(_, theirs)| theirs == column))
+        });
+        let key = input.key.filter(|_| finds_one);
         let width = input.columns.len();
         let kind = OperatorKind::Lookup { table: table.object, on, kind };
         let id = self.push(kind, vec![input.id], &columns, input.append_only);
-        // Several rows of the table may match one row: nothing proves that its key stays one.
-        let mut relation =
-            Relation { id, columns, roles, append_only: input.append_only, key: None };
+        let mut relation = Relation { id, columns, roles, append_only: input.append_only, key };
         for filter in &table.filters {
             let predicate = replace_columns(filter, &|column| Expr::Column(width + column));
             relation = self.filter(relation, predicate)?;
@@ -147,6 +150,8 @@ struct StaticSide {
     object: ObjectId,
     /// All columns of the table.
     columns: Vec<Column>,
+    /// Its declared key.
+    key: Option<Vec<usize>>,
     /// The side's columns, over those of the table.
     exprs: Vec<Expr>,
     /// What its rows have to fulfil, over the table's columns.
@@ -210,7 +215,8 @@ fn static_side(node: &LogicalPlan) -> Result<Option<StaticSide>, SqlError> {
                 Some(read) => read.iter().copied().map(Expr::Column).collect(),
                 None => (0..columns.len()).map(Expr::Column).collect(),
             };
-            Ok(Some(StaticSide { object: object.id, columns, exprs, filters: Vec::new() }))
+            let (key, filters) = (table.key.clone(), Vec::new());
+            Ok(Some(StaticSide { object: object.id, columns, key, exprs, filters }))
         }
         LogicalPlan::SubqueryAlias(alias) => static_side(&alias.input),
         LogicalPlan::Projection(projection) => {
