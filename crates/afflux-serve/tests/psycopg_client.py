@@ -67,6 +67,12 @@ with psycopg.connect(dsn, autocommit=True) as db:
     except psycopg.errors.UndefinedTable:
         pass
 
+    # Columns without a name have PostgreSQL's, be it twice.
+    names = "SELECT count(*), max(flights), max(delay), flights + 1, carrier::varchar(2), 1::int"
+    described = db.execute(names + " FROM carriers GROUP BY flights, carrier").description
+    equal([column.name for column in described],
+          ["count", "max", "max", "?column?", "carrier", "int4"])
+
     # What tools look up.
     rows = db.execute(
         "SELECT column_name, data_type FROM information_schema.columns"

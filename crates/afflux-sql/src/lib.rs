@@ -20,6 +20,7 @@ mod dialect;
 mod error;
 mod expr;
 mod lower;
+mod names;
 mod options;
 mod parser;
 mod planner;

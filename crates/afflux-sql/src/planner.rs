@@ -26,9 +26,7 @@ use crate::{
     Position, Query, SqlError,
     context::{Context, nearest_function, resolve},
     error::{nearest, sqlstate},
-    lower,
-    parser::fold,
-    shape, size, stack, tumble,
+    lower, names, shape, size, stack, tumble,
 };
 
 /// The plan of a materialised view.
@@ -36,7 +34,7 @@ pub fn plan_view(query: &Query, catalog: &Catalog) -> Result<Plan, SqlError> {
     stack::with(query.depth, || {
         shape::check(&query.ast)?;
         let mut ast = query.ast.clone();
-        name_columns(&mut ast, &query.columns)?;
+        names::name_columns(&mut ast, &query.columns)?;
         lower::lower(&logical(*ast, catalog)?)
     })
 }
@@ -132,102 +130,6 @@ fn logical(query: ast::Query, catalog: &Catalog) -> Result<LogicalPlan, SqlError
     Optimizer::with_rules(rules)
         .optimize(analyzed, &config, |_, _| {})
         .map_err(|error| from_datafusion(&error))
-}
-
-/// Gives each output column its name, as PostgreSQL names it: that of the column or function.
-/// What has no such name has to be given one.
-fn name_columns(query: &mut ast::Query, names: &[ast::Ident]) -> Result<(), SqlError> {
-    let Some(select) = first_select(&mut query.body) else { return Ok(()) };
-    for (at, item) in select.projection.iter_mut().enumerate() {
-        let ast::SelectItem::UnnamedExpr(expr) = item else { continue };
-        if matches!(expr, ast::Expr::Identifier(_) | ast::Expr::CompoundIdentifier(_)) {
-            continue;
-        }
-        let name = natural_name(expr).or_else(|| names.get(at).cloned());
-        let Some(alias) = name else {
-            let position = crate::parser::position(ast::Spanned::span(expr).start);
-            return Err(SqlError::invalid(
-                sqlstate::INVALID_TABLE,
-                format!("the column {} ({expr}) has no name", at + 1),
-            )
-            .with_hint(format!("write {expr} AS name"))
-            .at(position));
-        };
-        *item = ast::SelectItem::ExprWithAlias { expr: expr.clone(), alias };
-    }
-    if !names.is_empty() {
-        rename(query, names)?;
-    }
-    let Some(select) = first_select(&mut query.body) else { return Ok(()) };
-    let mut seen: Vec<String> = Vec::new();
-    for item in &select.projection {
-        let ident = match item {
-            ast::SelectItem::UnnamedExpr(expr) => natural_name(expr),
-            ast::SelectItem::ExprWithAlias { alias, .. } => Some(alias.clone()),
-            _ => None,
-        };
-        let Some(name) = ident.as_ref().map(fold) else { continue };
-        if seen.contains(&name) {
-            let place = ast::Spanned::span(item).start;
-            return Err(duplicate_column(&name).at(crate::parser::position(place)));
-        }
-        seen.push(name);
-    }
-    Ok(())
-}
-
-/// `CREATE MATERIALIZED VIEW v (a, b) AS …`: the query with other names.
-fn rename(query: &mut ast::Query, names: &[ast::Ident]) -> Result<(), SqlError> {
-    let select = first_select(&mut query.body);
-    let wildcard = |item: &ast::SelectItem| {
-        matches!(item, ast::SelectItem::Wildcard(_) | ast::SelectItem::QualifiedWildcard(..))
-    };
-    let Some(select) = select.filter(|s| !s.projection.iter().any(wildcard)) else {
-        return Err(SqlError::unsupported("names of columns do not go with *")
-            .with_hint("name the columns in the SELECT"));
-    };
-    if select.projection.len() != names.len() {
-        return Err(SqlError::invalid(
-            sqlstate::INVALID_TABLE,
-            format!("{} names for {} columns", names.len(), select.projection.len()),
-        ));
-    }
-    for (item, alias) in select.projection.iter_mut().zip(names) {
-        let (ast::SelectItem::UnnamedExpr(expr) | ast::SelectItem::ExprWithAlias { expr, .. }) =
-            item
-        else {
-            continue;
-        };
-        *item = ast::SelectItem::ExprWithAlias { expr: expr.clone(), alias: alias.clone() };
-    }
-    Ok(())
-}
-
-fn first_select(body: &mut ast::SetExpr) -> Option<&mut ast::Select> {
-    match body {
-        ast::SetExpr::Select(select) => Some(select),
-        ast::SetExpr::Query(query) => first_select(&mut query.body),
-        ast::SetExpr::SetOperation { left, .. } => first_select(left),
-        _ => None,
-    }
-}
-
-fn natural_name(expr: &ast::Expr) -> Option<ast::Ident> {
-    let name = match expr {
-        ast::Expr::Identifier(ident) => return Some(ident.clone()),
-        ast::Expr::CompoundIdentifier(idents) => return idents.last().cloned(),
-        ast::Expr::Nested(expr) | ast::Expr::Cast { expr, .. } => return natural_name(expr),
-        ast::Expr::Function(call) => call.name.0.last()?.as_ident()?.value.to_lowercase(),
-        ast::Expr::Case { .. } => "case".to_owned(),
-        ast::Expr::Extract { .. } => "extract".to_owned(),
-        ast::Expr::Ceil { .. } => "ceil".to_owned(),
-        ast::Expr::Floor { .. } => "floor".to_owned(),
-        ast::Expr::Substring { .. } => "substring".to_owned(),
-        ast::Expr::Trim { .. } => "btrim".to_owned(),
-        ast::Expr::Position { .. } => "position".to_owned(),
-        _ => return None,
-    };
-    Some(ast::Ident::new(name))
 }
 
 /// An error of DataFusion as ours.

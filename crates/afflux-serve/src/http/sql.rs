@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc};
 
+use arrow::datatypes::{FieldRef, Schema};
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, State},
@@ -55,6 +56,23 @@ pub(super) fn of_error(error: &QueryError) -> Response {
     (error.status(), [(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
+/// A row is an object, and an object has each name once.
+fn check_names(schema: &Schema) -> Result<(), QueryError> {
+    let fields = schema.fields();
+    let twice = |(at, field): &(usize, &FieldRef)| {
+        fields[..*at].iter().any(|other| other.name() == field.name())
+    };
+    match fields.iter().enumerate().find(twice) {
+        None => Ok(()),
+        Some((_, field)) => {
+            let message = format!("the answer has two columns \"{}\"", field.name());
+            Err(QueryError::invalid(message)
+                .with_sqlstate("42701")
+                .with_hint("give one of them another name with AS"))
+        }
+    }
+}
+
 async fn answer(http: &Http, body: &[u8]) -> Result<Response, QueryError> {
     let request: Request = serde_json::from_slice(body).map_err(|error| {
         QueryError::invalid(format!("the body is not a request: {error}"))
@@ -76,7 +94,10 @@ async fn answer(http: &Http, body: &[u8]) -> Result<Response, QueryError> {
                 .with_hint("send the statements one by one"));
         }
         match session.run(statement, Vec::new(), cancel.clone()).await? {
-            Answer::Rows { batches, .. } => rows = Some(batches),
+            Answer::Rows { schema, batches, .. } => {
+                check_names(&schema)?;
+                rows = Some(batches);
+            }
             Answer::Done(outcome) => {
                 let done = serde_json::json!({ "done": outcome.tag, "notices": outcome.notices });
                 notices.push(format!("{done}\n"));

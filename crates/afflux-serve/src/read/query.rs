@@ -2,7 +2,8 @@
 //!
 //! 1. Names in the text are looked up in the catalog; what they stand for is pinned at one tick.
 //! 2. A session over just these relations, and the small Postgres catalogue, plans the query.
-//! 3. The plan runs in one partition, within the memory that all reads of the node share, until
+//! 3. The answer's columns are named as PostgreSQL names them.
+//! 4. The plan runs in one partition, within the memory that all reads of the node share, until
 //!    it is done or interrupted. Nothing spills: a node's disk belongs to its log.
 
 use std::{collections::HashMap, sync::Arc};
@@ -10,13 +11,16 @@ use std::{collections::HashMap, sync::Arc};
 use afflux_catalog::{Catalog, Object, ObjectKind};
 use afflux_plan::Column;
 use afflux_sql::Query;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::{
+    array::{RecordBatch, RecordBatchOptions},
+    datatypes::{DataType, Fields, Schema, SchemaRef},
+};
 use datafusion::{
     catalog::{
         CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
         SchemaProvider,
     },
-    common::ParamValues,
+    common::{DataFusionError, ParamValues},
     execution::{
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
         memory_pool::{GreedyMemoryPool, TrackConsumersPool},
@@ -112,8 +116,16 @@ impl Planner {
             Ok(execute_stream(plan, state.task_ctx())?)
         };
         let batches = interrupt.limit(steps).await?;
-        let schema = batches.schema();
-        Ok((schema, interrupt.clone().limit_stream(batches).boxed()))
+        let schema = named(&batches.schema(), query);
+        let to = Arc::clone(&schema);
+        let rename = move |batch: RecordBatch| {
+            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            let columns = batch.columns().to_vec();
+            let batch = RecordBatch::try_new_with_options(Arc::clone(&to), columns, &options);
+            batch.map_err(|error| DataFusionError::from(error).into())
+        };
+        let batches = interrupt.clone().limit_stream(batches);
+        Ok((schema, batches.map(move |batch| batch.and_then(&rename)).boxed()))
     }
 
     /// What a query takes and answers. `known` are the types that the client has given.
@@ -150,7 +162,7 @@ impl Planner {
         let nulls = parameters.iter().map(ScalarValue::try_from).collect::<Result<Vec<_>, _>>()?;
         let plan = plan.with_param_values(ParamValues::from(nulls))?;
         let plan = state.optimize(&plan)?;
-        Ok(Described { parameters, schema: Arc::clone(plan.schema().inner()) })
+        Ok(Described { parameters, schema: named(plan.schema().inner(), query) })
     }
 
     /// How a query would be run, a line a step: read, or kept up to date if it reads a source.
@@ -232,6 +244,16 @@ async fn plan(
     let plan = state.statement_to_plan(statement).await?;
     afflux_sql::check_size(&plan)?;
     Ok(plan)
+}
+
+/// An answer's columns under the names that PostgreSQL gives them.
+fn named(schema: &SchemaRef, query: &Query) -> SchemaRef {
+    let names = query.column_names(schema.fields().len());
+    let fields = schema.fields().iter().zip(names).map(|(field, name)| match name {
+        Some(name) => Arc::new(field.as_ref().clone().with_name(name)),
+        None => Arc::clone(field),
+    });
+    Arc::new(Schema::new_with_metadata(fields.collect::<Fields>(), schema.metadata().clone()))
 }
 
 /// The objects that a query names and that hold rows.

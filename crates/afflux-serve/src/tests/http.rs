@@ -94,6 +94,7 @@ async fn queries_answer_a_row_a_line() {
     )
     .await;
     assert_eq!(node.lookups_and_scans(), (3, 3));
+    check("SELECT sum(flights), 1 FROM carriers", json!([{"sum": 10, "?column?": 1}])).await;
     let names = ["carrier", "title"];
     let columns = [vec!["AA", "UA"], vec!["American", "United"]];
     let columns = columns.map(|c| Arc::new(StringArray::from(c)) as ArrayRef);
@@ -143,6 +144,7 @@ async fn errors_say_what_where_and_what_to_do() {
     check("SELECT 1; SELECT 2", 400, "42601", json!(null)).await;
     let nested = format!("SELECT {}1{}", "coalesce(".repeat(30), ", 2)".repeat(30));
     check(&nested, 400, "54001", json!(null)).await;
+    check("SELECT 1, 2", 400, "42701", json!(null)).await;
     let (status, lines) = sql(&serving, "SELECT 1").await;
     assert_eq!((status, lines[0]["error"]["sqlstate"].as_str()), (400, Some("08P01")));
     let (status, _) = sql(&serving, r#"{"query": "SELECT 1", "extra": 1}"#).await;
@@ -161,7 +163,7 @@ async fn statements_end_when_their_time_is_up() {
 #[tokio::test]
 async fn reads_are_bounded_in_memory() {
     let (_node, serving) = served_with(|options| options.read_memory_bytes_max = 64 << 10).await;
-    let many = "SELECT a.value, b.value FROM generate_series(1, 2000) AS a \
+    let many = "SELECT a.value AS a, b.value AS b FROM generate_series(1, 2000) AS a \
                 CROSS JOIN generate_series(1, 2000) AS b ORDER BY 1, 2";
     let (status, lines) = query(&serving, many).await;
     assert_eq!((status, lines[0]["error"]["sqlstate"].as_str()), (507, Some("53200")));
