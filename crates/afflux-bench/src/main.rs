@@ -18,6 +18,7 @@ mod demo;
 mod journal;
 mod latency;
 mod node;
+mod operators;
 mod placement;
 mod report;
 mod sample;
@@ -54,6 +55,11 @@ const BENCHMARKS: &[Benchmark] = &[
         name: "latency",
         about: "send call to row shown at 10,000 records a second, durable",
         run: latency::run,
+    },
+    Benchmark {
+        name: "operators",
+        about: "rows a second through the operators alone, beside loops by hand; an epoch's cost",
+        run: operators::run,
     },
     Benchmark {
         name: "placement",
