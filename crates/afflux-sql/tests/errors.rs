@@ -245,6 +245,17 @@ fn queries_that_are_no_view() {
         "42701",
         &["two columns \"?column?\"", "AS", "line 1, column 19"],
     );
+    for input in ["TABLE united", "(SELECT ts FROM united UNION ALL SELECT at FROM arrivals)"] {
+        check(
+            &format!(
+                "SELECT window_start, count(*) AS n
+                 FROM TABLE(TUMBLE({input}, DESCRIPTOR(ts), INTERVAL '1' HOUR)) GROUP BY window_start"
+            ),
+            Unsupported,
+            "0A000",
+            &["the view \"united\"", "no watermark", "date_bin"],
+        );
+    }
     check(
         "SELECT carrier, dest AS carrier FROM departures",
         Invalid,

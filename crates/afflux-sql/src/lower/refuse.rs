@@ -1,11 +1,15 @@
 //! What no view can have.
 
+use std::any::Any;
+
+use afflux_catalog::ObjectKind;
 use datafusion::{
     common::tree_node::{TreeNode, TreeNodeRecursion},
     logical_expr::{self as df, Distinct, LogicalPlan},
 };
 
-use crate::{SqlError, expr, planner::from_datafusion};
+use super::object_table;
+use crate::{SqlError, context::ObjectTable, expr, planner::from_datafusion, tumble::Tumble};
 
 /// Refuses what no view can have, before any rewriting hides it.
 pub(crate) fn check(logical: &LogicalPlan) -> Result<(), SqlError> {
@@ -16,6 +20,33 @@ pub(crate) fn check(logical: &LogicalPlan) -> Result<(), SqlError> {
     });
     visited.map_err(|error| from_datafusion(&error))?;
     found
+}
+
+/// A watermark says that rows are complete up to a time. Those of a view are added and taken back
+/// after that: no window over them could ever close.
+fn check_window(tumble: &Tumble) -> Result<(), SqlError> {
+    let mut view = None;
+    let visited = tumble.input.apply(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(ObjectTable { object, .. }) = object_table(scan)
+            && matches!(object.kind, ObjectKind::View(_))
+        {
+            view = Some(object.name.clone());
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    visited.map_err(|error| from_datafusion(&error))?;
+    match view {
+        None => Ok(()),
+        Some(view) => Err(SqlError::unsupported(format!(
+            "a window can not be over rows of the view \"{view}\", which has no watermark"
+        ))
+        .with_hint(
+            "take the window of the source itself, or group the view by date_bin() or \
+             date_trunc(), whose groups stay open",
+        )),
+    }
 }
 
 pub(super) fn check_node(node: &LogicalPlan) -> Result<(), SqlError> {
@@ -45,6 +76,12 @@ pub(super) fn check_node(node: &LogicalPlan) -> Result<(), SqlError> {
         }
         LogicalPlan::Unnest(_) => {
             return Err(SqlError::unsupported("a view can not have UNNEST yet"));
+        }
+        LogicalPlan::Extension(extension) => {
+            let node: &dyn Any = extension.node.as_any();
+            if let Some(tumble) = node.downcast_ref::<Tumble>() {
+                check_window(tumble)?;
+            }
         }
         _ => {}
     }
