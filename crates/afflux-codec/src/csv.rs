@@ -16,11 +16,12 @@ use std::{
 use afflux_types::{Classified, ErrorKind};
 use arrow::{
     array::{
-        Array, ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
-        Int64Array, RecordBatch, RecordBatchOptions, StringArray, UInt64Array, make_array,
+        Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, Float32Array,
+        Float64Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray, UInt64Array,
+        make_array,
     },
     compute::cast,
-    datatypes::{DataType, Field, Schema, TimeUnit},
+    datatypes::{DataType, Field, Float32Type, Float64Type, Schema, TimeUnit},
     error::ArrowError,
     row::{RowConverter, SortField},
 };
@@ -164,7 +165,7 @@ fn check_key(key: &[usize], arrays: &[ArrayRef], rows: &[CsvRow]) -> Result<(), 
     if key.is_empty() {
         return Ok(());
     }
-    let columns: Vec<_> = key.iter().map(|&column| arrays[column].clone()).collect();
+    let columns: Vec<_> = key.iter().map(|&column| without_minus_zero(&arrays[column])).collect();
     let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
     let keys = RowConverter::new(fields).and_then(|converter| converter.convert_columns(&columns));
     let keys = keys.map_err(faulty)?;
@@ -177,6 +178,19 @@ fn check_key(key: &[usize], arrays: &[ArrayRef], rows: &[CsvRow]) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Of floats, -0 is 0: equal values have equal bytes then.
+fn without_minus_zero(array: &ArrayRef) -> ArrayRef {
+    match array.data_type() {
+        DataType::Float32 => Arc::new(
+            array.as_primitive::<Float32Type>().unary::<_, Float32Type>(|value| value + 0.0),
+        ),
+        DataType::Float64 => Arc::new(
+            array.as_primitive::<Float64Type>().unary::<_, Float64Type>(|value| value + 0.0),
+        ),
+        _ => Arc::clone(array),
+    }
 }
 
 /// Errors quote the beginning of a value only.
@@ -494,6 +508,9 @@ mod tests {
         assert_eq!(json(&good.unwrap()), [r#"{"id":1,"at":"2013-01-01T00:00:00Z","price":0.13}"#]);
         let error = read(b"a\n\xff\n", None, &[], &Format::default()).unwrap_err();
         assert_eq!(error.to_string(), "line 2: it is not UTF-8 text");
+        let file = b"a\n0.0\n-0.0\n";
+        let error = read(file, None, &[0], &Format::default()).unwrap_err();
+        assert_eq!(error.to_string(), "line 3: the primary key (-0.0) is on line 2 already");
         let error = read(b"a,b,a\n", None, &[], &Format::default()).unwrap_err();
         assert_eq!(error.to_string(), "there are two columns \"a\"");
     }

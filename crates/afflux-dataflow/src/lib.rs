@@ -15,6 +15,7 @@ mod error;
 mod evaluate;
 mod expression;
 mod graph;
+mod key;
 mod lookup;
 mod operator;
 mod stateless;

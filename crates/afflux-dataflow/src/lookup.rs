@@ -25,6 +25,7 @@ use arrow::{
 use crate::{
     BuildError, DataflowError, RejectedRow,
     error::internal,
+    key::canonical,
     operator::{Operator, Pending},
     stateless::take_weights,
 };
@@ -78,7 +79,7 @@ impl Lookup {
             }
         }
         let keys: Vec<ArrayRef> =
-            on.iter().map(|&(_, right)| table.column(right).clone()).collect();
+            on.iter().map(|&(_, right)| canonical(table.column(right))).collect();
         let fields = keys.iter().map(|key| SortField::new(key.data_type().clone())).collect();
         let unsupported =
             |error: ArrowError| BuildError::Unsupported { operator, reason: error.to_string() };
@@ -104,7 +105,7 @@ impl Lookup {
 
     fn probe(&self, changes: Changes) -> Result<Probed, ArrowError> {
         let keys: Vec<ArrayRef> =
-            self.probe.iter().map(|&column| changes.batch.column(column).clone()).collect();
+            self.probe.iter().map(|&column| canonical(changes.batch.column(column))).collect();
         let slots = probe(&self.converter, &keys, changes.len(), |key| self.index.find(key))?;
         Ok(Probed { changes, slots, row: 0, matched: 0 })
     }

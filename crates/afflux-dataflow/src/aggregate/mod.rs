@@ -41,6 +41,7 @@ use self::accumulator::{Accumulator, Rows};
 use crate::{
     BuildError, DataflowError, RejectedRow,
     error::internal,
+    key::canonical,
     operator::{Operator, Pending},
     stateless::{keep, millis, reject},
 };
@@ -269,7 +270,7 @@ impl Aggregation {
         }
         let fault = internal(self.operator);
         let columns: Vec<_> =
-            self.group.iter().map(|&column| changes.batch.column(column).clone()).collect();
+            self.group.iter().map(|&column| canonical(changes.batch.column(column))).collect();
         self.keys.clear();
         self.converter.append(&mut self.keys, &columns).map_err(fault)?;
         let (mut slots, mut fresh) = (Vec::with_capacity(changes.len()), Vec::new());

@@ -17,7 +17,7 @@ use arrow::{
 };
 
 use crate::{
-    rows::{Row, Value, changes_of, rows_of, time_type, zset_of},
+    rows::{Row, Value, batch_of, changes_of, rows_of, time_type, zset_of},
     stages::{Graph, binary, call, int},
 };
 
@@ -502,6 +502,32 @@ fn a_lookup_finds_what_is_equal_and_null_equals_nothing() {
         .into_iter()
         .flat_map(|(k, weight)| ["nobody", "A", "AA"].map(|name| (k.clone(), text(name), weight)));
     check(JoinKind::Inner, vec![], &all.collect::<Vec<_>>());
+}
+
+#[test]
+fn equal_floats_are_one_key() {
+    let floats = |values: &[f64]| -> Vec<Row> {
+        values.iter().map(|value| vec![Value::float(*value)]).collect()
+    };
+    let columns = [column("f", DataType::Float64)];
+    let rows = added(&floats(&[0.0, -0.0, f64::NAN, -f64::NAN]));
+    let mut graph = Graph::default();
+    let input = source(&mut graph, &columns);
+    let count = call(AggregateFunction::Count, None, None, DataType::Int64);
+    graph.aggregate(input, vec![0], vec![count], None);
+    let epoch_of = |plan: &Plan, tables| epoch(&mut Dataflow::new(plan, &tables).unwrap(), &rows);
+    let grouped = epoch_of(&graph.plan(), HashMap::new());
+    let group = |value: f64| (vec![Value::float(value), Value::Int(2)], 1);
+    assert_eq!(output(&grouped), [group(0.0), group(f64::NAN)]);
+
+    let table = ObjectId(5);
+    let mut graph = Graph::default();
+    let input = source(&mut graph, &columns);
+    let kind = OperatorKind::Lookup { table, on: vec![(0, 0)], kind: JoinKind::Inner };
+    graph.add(kind, &[input], vec![columns[0].clone(), columns[0].clone()], true);
+    let found = batch_of(&columns, &floats(&[-0.0, f64::NAN]));
+    let joined = epoch_of(&graph.plan(), HashMap::from([(table, found)]));
+    assert_eq!(output(&joined).len(), 4);
 }
 
 #[test]
