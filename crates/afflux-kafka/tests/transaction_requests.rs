@@ -155,5 +155,6 @@ async fn every_version_is_answered() {
         answer.error_code
     });
     assert_eq!(listed.await, [0; 2]);
+    assert_eq!(node.log.open_transactions(), []);
     node.stop().await;
 }
