@@ -113,6 +113,7 @@ pub(crate) fn receive(
     dispatch(broker, context, request)
 }
 
+// tidy(long-function): a table, one line a request.
 fn dispatch(
     broker: &Arc<Broker>,
     context: Context,

@@ -249,7 +249,10 @@ mod tests {
             "extract(hour FROM a), substring(a FROM 2), substr(a, 2)",
             &["extract", "substring", "substr"],
         );
-        check("trim(a), trim(LEADING 'x' FROM a), position('x' IN a)", &["btrim", "ltrim", "position"]);
+        check(
+            "trim(a), trim(LEADING 'x' FROM a), position('x' IN a)",
+            &["btrim", "ltrim", "position"],
+        );
         check("ceil(a), floor(a), (a), (a + 1)", &["ceil", "floor", "a", "?column?"]);
         check(
             "EXISTS (SELECT 1), (SELECT max(x) FROM u), (SELECT 1 AS y)",

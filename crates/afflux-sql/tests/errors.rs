@@ -1,4 +1,5 @@
 //! What is wrong with a statement: kind, SQLSTATE, what the message and the hint say, and where.
+// tidy(long-file): one table of what is refused, and with which words.
 
 mod fixture;
 

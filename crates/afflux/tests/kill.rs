@@ -51,7 +51,7 @@ fn fifty_kills_leave_no_trace() {
     let ledger = dir.path().join("ledger");
     let spared = ledger.with_extension("spared");
     let mut demo = afflux()
-        .args(["demo", "--json", "--until-done", "--days", "16", "--speed", "1"])
+        .args(["demo", "--json", "--until-done", "--days", "24", "--speed", "1"])
         .args(["--kafka", "127.0.0.1:0", "--postgres", "127.0.0.1:0", "--http", "127.0.0.1:0"])
         .env("AFFLUX_TEST_CRASH", format!("{SEED}:{KILLS}:{}", ledger.display()))
         .stdout(Stdio::piped())

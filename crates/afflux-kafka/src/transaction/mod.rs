@@ -213,24 +213,9 @@ impl Coordinator {
             return Err(ResponseError::InvalidTransactionTimeout);
         }
         let Some(entry) = self.entries.get_mut(id) else {
-            let Some(fresh) = fresh else { return Ok(Init::NeedsProducer) };
-            let facts = Facts {
-                producer: Identity { id: fresh, epoch: -1 },
-                previous: -1,
-                last_epoch: -1,
-                timeout,
-                state: State::Empty,
-                partitions: BTreeSet::new(),
-                started: None,
-                updated: now.wall,
-                version: 0,
-            };
-            let producer = Identity { id: fresh, epoch: 0 };
-            let next = Facts { producer, ..facts.clone() };
-            let moving = Some(next.clone());
-            let entry = Entry { facts, moving, unsaved: false, deadline: None };
-            self.entries.insert(Arc::clone(id), entry);
-            return Ok(Init::Write(next));
+            return Ok(
+                fresh.map_or(Init::NeedsProducer, |fresh| self.first(now, id, timeout, fresh))
+            );
         };
         if entry.moving.is_some() {
             return Err(ResponseError::ConcurrentTransactions);
@@ -270,6 +255,27 @@ impl Coordinator {
         };
         entry.moving = Some(next.clone());
         Ok(Init::Write(next))
+    }
+
+    /// Takes in an id that is not known.
+    fn first(&mut self, now: Now, id: &TransactionalId, timeout: Duration, fresh: i64) -> Init {
+        let facts = Facts {
+            producer: Identity { id: fresh, epoch: -1 },
+            previous: -1,
+            last_epoch: -1,
+            timeout,
+            state: State::Empty,
+            partitions: BTreeSet::new(),
+            started: None,
+            updated: now.wall,
+            version: 0,
+        };
+        let producer = Identity { id: fresh, epoch: 0 };
+        let next = Facts { producer, ..facts.clone() };
+        let moving = Some(next.clone());
+        let entry = Entry { facts, moving, unsaved: false, deadline: None };
+        self.entries.insert(Arc::clone(id), entry);
+        Init::Write(next)
     }
 
     /// Whether a producer's transaction has a partition in it.
