@@ -99,6 +99,10 @@ pub(crate) static SERVED: &[Api] = &[
     api(ApiKey::ElectLeaders, 0, 2, 2, ELECT_LEADERS),
     api(ApiKey::AlterPartitionReassignments, 0, 1, 0, ALTER_PARTITION_REASSIGNMENTS),
     api(ApiKey::ListPartitionReassignments, 0, 0, 0, LIST_PARTITION_REASSIGNMENTS),
+    api(ApiKey::DeleteGroups, 0, 2, 2, DELETE_GROUPS),
+    api(ApiKey::OffsetDelete, 0, 0, 1, OFFSET_DELETE),
+    api(ApiKey::ConsumerGroupHeartbeat, 0, 1, 0, CONSUMER_GROUP_HEARTBEAT),
+    api(ApiKey::ConsumerGroupDescribe, 0, 1, 0, CONSUMER_GROUP_DESCRIBE),
 ];
 
 const PRODUCE: &[Field] = &[
@@ -395,3 +399,24 @@ const ALTER_PARTITION_REASSIGNMENTS: &[Field] = &[
 
 const LIST_PARTITION_REASSIGNMENTS: &[Field] =
     &[always(I32), always(Kind::Array(&[always(TEXT), always(INTEGERS)]))];
+const DELETE_GROUPS: &[Field] = &[always(TEXTS)];
+
+const OFFSET_DELETE: &[Field] = &[
+    always(TEXT), // group
+    always(Kind::Array(&[always(TEXT), always(Kind::Array(&[always(I32)]))])),
+];
+
+const CONSUMER_GROUP_HEARTBEAT: &[Field] = &[
+    always(TEXT),   // group
+    always(TEXT),   // member
+    always(I32),    // epoch
+    always(TEXT),   // instance
+    always(TEXT),   // rack
+    always(I32),    // rebalance timeout
+    always(TEXTS),  // topics
+    since(1, TEXT), // expression
+    always(TEXT),   // assignor
+    always(Kind::Array(&[always(UUID), always(INTEGERS)])),
+];
+
+const CONSUMER_GROUP_DESCRIBE: &[Field] = &[always(TEXTS), always(I8)];

@@ -188,6 +188,10 @@ fn dispatch(
         ApiKey::ElectLeaders => plain!(replicas::elect),
         ApiKey::AlterPartitionReassignments => plain!(replicas::reassign),
         ApiKey::ListPartitionReassignments => plain!(replicas::list_reassignments),
+        ApiKey::DeleteGroups => later!(Groups::delete),
+        ApiKey::OffsetDelete => later!(Groups::delete_offsets),
+        ApiKey::ConsumerGroupHeartbeat => later!(Groups::consumer_heartbeat),
+        ApiKey::ConsumerGroupDescribe => plain!(Groups::describe_consumer),
         _ => return Err(Unreadable::UnknownApi(request.header.key)),
     })
 }

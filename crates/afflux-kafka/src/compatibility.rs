@@ -80,10 +80,6 @@ fn note(key: ApiKey) -> &'static str {
 fn reason(key: ApiKey) -> &'static str {
     use ApiKey as K;
     match key {
-        K::ConsumerGroupHeartbeat
-        | K::ConsumerGroupDescribe
-        | K::DeleteGroups
-        | K::OffsetDelete => "Groups use the classic protocol and are not deleted yet",
         K::SaslHandshake
         | K::SaslAuthenticate
         | K::DescribeAcls

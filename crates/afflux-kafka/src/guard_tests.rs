@@ -9,16 +9,18 @@ use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
         AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, AlterConfigsRequest,
-        AlterPartitionReassignmentsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest,
-        CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
-        DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest,
-        DescribeProducersRequest, DescribeTopicPartitionsRequest, DescribeTransactionsRequest,
-        ElectLeadersRequest, EndTxnRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
-        IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
-        ListConfigResourcesRequest, ListGroupsRequest, ListOffsetsRequest,
-        ListPartitionReassignmentsRequest, ListTransactionsRequest, MetadataRequest,
-        OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
-        SyncGroupRequest, TxnOffsetCommitRequest, WriteTxnMarkersRequest,
+        AlterPartitionReassignmentsRequest, ApiKey, ApiVersionsRequest,
+        ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest, CreatePartitionsRequest,
+        CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+        DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+        DescribeLogDirsRequest, DescribeProducersRequest, DescribeTopicPartitionsRequest,
+        DescribeTransactionsRequest, ElectLeadersRequest, EndTxnRequest, FetchRequest,
+        FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
+        InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListConfigResourcesRequest,
+        ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
+        ListTransactionsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
+        OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest,
+        TxnOffsetCommitRequest, WriteTxnMarkersRequest,
     },
     protocol::Decodable,
 };
@@ -100,6 +102,8 @@ fn decode(key: ApiKey, body: &mut Bytes, version: i16) -> Result<usize, String> 
         ApiKey::CreateTopics => one::<CreateTopicsRequest>(body, version),
         ApiKey::DeleteTopics => one::<DeleteTopicsRequest>(body, version),
         ApiKey::InitProducerId => one::<InitProducerIdRequest>(body, version),
+        ApiKey::DeleteGroups => one::<DeleteGroupsRequest>(body, version),
+        ApiKey::OffsetDelete => one::<OffsetDeleteRequest>(body, version),
         ApiKey::DescribeCluster => one::<DescribeClusterRequest>(body, version),
         ApiKey::AddPartitionsToTxn => one::<AddPartitionsToTxnRequest>(body, version),
         ApiKey::AddOffsetsToTxn => one::<AddOffsetsToTxnRequest>(body, version),
@@ -125,6 +129,8 @@ fn decode(key: ApiKey, body: &mut Bytes, version: i16) -> Result<usize, String> 
         ApiKey::ListPartitionReassignments => {
             one::<ListPartitionReassignmentsRequest>(body, version)
         }
+        ApiKey::ConsumerGroupHeartbeat => one::<ConsumerGroupHeartbeatRequest>(body, version),
+        ApiKey::ConsumerGroupDescribe => one::<ConsumerGroupDescribeRequest>(body, version),
         other => panic!("{other:?} is served and not tried here"),
     }
 }

@@ -90,6 +90,17 @@ pub struct Options {
     pub group_session_min: Duration,
     /// The longest that a transaction may be allowed to take.
     pub transaction_timeout_max: Duration,
+    /// How often members of the consumer protocol are told to be heard of.
+    pub group_consumer_heartbeat: Duration,
+    /// How long a member of the consumer protocol is not missed.
+    pub group_consumer_session: Duration,
+    /// How long a commit is kept that no member of its group needs.
+    pub group_offsets_retention: Duration,
+    /// How often it is looked for such commits.
+    pub group_offsets_check: Duration,
+    /// How many records of groups and commits there may be that say nothing any more, beside
+    /// twice as many as do: then all is written anew.
+    pub group_records_spare: u32,
 }
 
 impl Default for Options {
@@ -108,6 +119,11 @@ impl Default for Options {
             group_initial_delay: Duration::from_millis(200),
             group_session_min: Duration::from_secs(6),
             transaction_timeout_max: Duration::from_mins(15),
+            group_consumer_heartbeat: Duration::from_secs(5),
+            group_consumer_session: Duration::from_secs(45),
+            group_offsets_retention: Duration::from_hours(7 * 24),
+            group_offsets_check: Duration::from_mins(10),
+            group_records_spare: 100_000,
         }
     }
 }
@@ -152,13 +168,15 @@ pub async fn serve(
     let settings = group::Settings {
         initial_delay: options.group_initial_delay,
         session_min: options.group_session_min,
+        consumer_session: options.group_consumer_session,
         ..group::Settings::default()
     };
     let (rebuilding, world) = (Arc::clone(&log), env.clone());
-    let timeout_max = options.transaction_timeout_max;
+    let (timeout_max, spare) = (options.transaction_timeout_max, options.group_records_spare);
     let (groups, transactions) = tokio::task::spawn_blocking(move || {
         let transactions = Transactions::rebuild(&world, &rebuilding, timeout_max)?;
-        Ok::<_, StartError>((Groups::rebuild(&rebuilding, settings)?, transactions))
+        let groups = Groups::rebuild(&world, &rebuilding, settings, spare)?;
+        Ok::<_, StartError>((groups, transactions))
     })
     .await
     .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
@@ -181,7 +199,11 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     let coordinating = tokio::spawn({
         let broker = Arc::clone(&broker);
-        async move { tokio::join!(Groups::run(&broker), Transactions::run(&broker)) }
+        async move {
+            let (run, deliver) = (Groups::run(&broker), Groups::deliver(&broker));
+            let keep_small = Groups::keep_small(&broker);
+            tokio::join!(run, deliver, keep_small, Transactions::run(&broker))
+        }
     });
     loop {
         let place = tokio::select! {

@@ -7,8 +7,10 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
+use afflux_kafka::Options;
 use support::Server;
 
 /// Where the Python is that has confluent-kafka.
@@ -108,12 +110,28 @@ fn the_python_client_produces_shares_and_resumes() {
     }
 }
 
+/// A listener that has members of the consumer protocol say soon what they did.
+fn start_brisk(directory: &tempfile::TempDir) -> Server {
+    let group_consumer_heartbeat = Duration::from_millis(200);
+    let options = Options { group_consumer_heartbeat, ..Options::default() };
+    Server::start_with(directory.path(), options)
+}
+
 #[test]
 fn the_python_client_administers() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path());
     let mut command = Command::new(place(PYTHON));
     run(command.arg(source("python/admin.py")).arg(server.bootstrap()), "");
+}
+
+#[test]
+fn a_live_group_of_python_clients_moves_to_the_consumer_protocol_and_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = start_brisk(&directory);
+    let mut command = Command::new(place(PYTHON));
+    command.arg(source("python/conformance.py")).args([&server.bootstrap(), "modern"]);
+    run(&mut command, "");
 }
 
 /// A Java program of these tests, compiled.
@@ -165,4 +183,11 @@ fn the_java_client_uses_transactions() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path());
     Java::compile("Transactions").run(&[&server.bootstrap()]);
+}
+
+#[test]
+fn a_live_group_of_java_clients_moves_to_the_consumer_protocol_and_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = start_brisk(&directory);
+    Java::compile("Conformance").run(&[&server.bootstrap(), "modern"]);
 }

@@ -16,16 +16,17 @@ use std::{
     time::Duration,
 };
 
-use afflux_env::sim::{Sim, SimRandom};
+use afflux_env::sim::{Failure, Operation, Sim, SimRandom};
 use afflux_kafka::Options;
-use afflux_log::{EmbeddedLog, Isolation, TopicSpec};
+use afflux_log::{EmbeddedLog, Isolation, Log as _, TopicSpec};
 use afflux_record::{Compression, batch::Builder};
 use afflux_types::{Offset, Timestamp, TopicName, TopicPartition};
 use kafka_protocol::{
     messages::{
-        ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, DeleteTopicsRequest,
-        FetchRequest, FetchResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
-        ProduceRequest, ProduceResponse,
+        ApiVersionsRequest, ApiVersionsResponse, ConsumerGroupHeartbeatRequest,
+        CreateTopicsRequest, DeleteGroupsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse,
+        OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, ProduceRequest,
+        ProduceResponse,
         create_topics_request::CreatableTopic,
         fetch_request::{FetchPartition, FetchTopic},
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
@@ -42,12 +43,19 @@ const CLIENTS: u64 = 6;
 const CONNECTIONS_MAX: usize = 3;
 const ROUNDS: u64 = 6;
 const PARTITIONS: i32 = 2;
+/// Kafka's numbers for them.
+const COORDINATOR_NOT_AVAILABLE: i16 = 15;
+const GROUP_ID_NOT_FOUND: i16 = 69;
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
 /// A node that takes few connections.
 async fn start(sim: &Sim) -> Node {
-    Node::start(sim, Options { connections_max: CONNECTIONS_MAX, ..Options::default() }).await
+    start_with(sim, Options::default()).await
+}
+
+async fn start_with(sim: &Sim, options: Options) -> Node {
+    Node::start(sim, Options { connections_max: CONNECTIONS_MAX, ..options }).await
 }
 
 fn partition(partition: i32) -> TopicPartition {
@@ -302,12 +310,130 @@ async fn a_crash_behind_the_end_of_a_topic_brings_no_offset_back() {
     }
 }
 
+/// A heartbeat of the one member of a group of the consumer protocol, which it joins in epoch 0.
+async fn heartbeat(node: &Node, epoch: i32) -> i16 {
+    let text = StrBytes::from_static_str;
+    let mut request = ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(text("held").into())
+        .with_member_id(text("member"))
+        .with_member_epoch(epoch);
+    if epoch == 0 {
+        request.rebalance_timeout_ms = 10_000;
+        request.subscribed_topic_names = Some(vec![wire_name("t")]);
+        request.topic_partitions = Some(Vec::new());
+    }
+    call(node, 1, &request).await.error_code
+}
+
+/// Commits and deletes groups, also when the machine has stopped. Of each group there is what it
+/// may have committed: one offset, or several while the machine has not told the outcome.
+async fn use_groups(node: &Node, random: &SimRandom, first: usize, possible: &mut [Vec<i64>]) {
+    for _ in 0..20 {
+        let at = random.below(possible.len() as u64) as usize;
+        let name = format!("g{}", first + at);
+        let (offset, error) = if random.below(4) == 0 {
+            let id = StrBytes::from_string(name).into();
+            let request = DeleteGroupsRequest::default().with_groups_names(vec![id]);
+            let error = call(node, 2, &request).await.results[0].error_code;
+            if error == GROUP_ID_NOT_FOUND {
+                // So it was; or what is unknown of it did not come back to the node.
+                assert!(possible[at].contains(&-1) || possible[at].len() > 1);
+                continue;
+            }
+            (-1, error)
+        } else {
+            let offset = random.below(1_000) as i64;
+            let answer = call(node, 7, &commit(&name, offset)).await;
+            (offset, answer.topics[0].partitions[0].error_code)
+        };
+        if error == 0 {
+            possible[at].clear();
+        }
+        possible[at].push(offset);
+    }
+}
+
+#[tokio::test]
+async fn no_crash_while_groups_are_written_anew_loses_what_they_are() {
+    const SPARE: u32 = 3;
+    let records = TopicPartition::new(TopicName::new("__consumer_offsets").unwrap(), 0);
+    let mut trimmed = 0;
+    for seed in 0..30 {
+        let (sim, random) = (Sim::new(seed), SimRandom::new(seed));
+        let mut possible: [_; 4] = std::array::from_fn(|_| vec![-1_i64]);
+        for life in 0..6 {
+            let options = Options { group_records_spare: SPARE, ..Options::default() };
+            let node = start_with(&sim, options).await;
+            if life == 0 {
+                create(&node, "t").await;
+                assert_eq!(heartbeat(&node, 0).await, 0);
+            } else {
+                trimmed += i32::from(node.log.bounds(&records).unwrap().start > Offset(0));
+            }
+            assert_eq!(heartbeat(&node, 1).await, 0, "seed {seed}: the member is known");
+            for (at, possible) in possible.iter_mut().enumerate() {
+                let found = committed(&node, &format!("g{at}")).await;
+                assert!(possible.contains(&found), "seed {seed}: {found} is not of {possible:?}");
+                *possible = vec![found];
+            }
+            if life < 5 {
+                let kind = [Operation::Write, Operation::Sync][random.below(2) as usize];
+                sim.disk.fail_at(kind, 1 + random.below(50), Failure::Crash);
+            }
+            let (left, right) = possible.split_at_mut(2);
+            tokio::join!(use_groups(&node, &random, 0, left), use_groups(&node, &random, 2, right));
+            if life == 5 {
+                let few = async {
+                    // Five records of the member's group, and at most one commit of each other.
+                    let most = 2 * (5 + possible.len() as i64) + i64::from(SPARE);
+                    loop {
+                        let bounds = node.log.bounds(&records).unwrap();
+                        if bounds.end.0 - bounds.start.0 <= most {
+                            break;
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                };
+                timeout(PATIENCE, few).await.expect("records do not pile up");
+            }
+            sim.disk.crash();
+            node.stop().await;
+        }
+    }
+    assert!(trimmed > 60, "only {trimmed} lives began with trimmed records");
+}
+
+#[tokio::test]
+async fn a_member_that_a_full_disk_kept_out_is_in_later() {
+    let sim = Sim::new(1);
+    let node = start(&sim).await;
+    create(&node, "t").await;
+    sim.disk.set_capacity(0);
+    let refused = async {
+        while call(&node, 7, &commit("g", 1)).await.topics[0].partitions[0].error_code == 0 {}
+    };
+    timeout(PATIENCE, refused).await.expect("the log fills up");
+    assert_eq!(heartbeat(&node, 0).await, COORDINATOR_NOT_AVAILABLE, "it is not stored");
+    sim.disk.set_capacity(1 << 40);
+    let taken = async {
+        while heartbeat(&node, 0).await != 0 {
+            sim.clock.advance(Duration::from_secs(1));
+        }
+    };
+    timeout(PATIENCE, taken).await.expect("room that came back is used");
+    sim.disk.crash();
+    node.stop().await;
+    let node = start(&sim).await;
+    assert_eq!(heartbeat(&node, 1).await, 0, "all of it was stored in the end");
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn what_has_come_of_a_request_counts_against_the_budget() {
     let bytes: usize = 32 << 10;
     let options =
         Options { frame_bytes_max: bytes, request_bytes_max: bytes, ..Options::default() };
-    let node = Node::start(&Sim::new(1), options).await;
+    let node = start_with(&Sim::new(1), options).await;
     let (mut large, mut small) = (node.connect().await, node.connect().await);
     // `ApiVersions` with more behind it than it needs, and only a half of that.
     let mut request = vec![0; bytes];

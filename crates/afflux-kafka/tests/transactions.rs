@@ -47,8 +47,10 @@ fn topic() -> TopicName {
     TopicName::new("t").unwrap()
 }
 
+/// A node that soon writes the records of groups anew.
 async fn start(sim: &Sim) -> Arc<Node> {
-    let node = Node::start(sim, Options::default()).await;
+    let options = Options { group_records_spare: 4, ..Options::default() };
+    let node = Node::start(sim, options).await;
     node.log.ensure_topic(&TopicSpec { name: topic(), partitions: PARTITIONS }).unwrap();
     // Before anything fails it serves.
     assert!(committed(&node, "nobody", true).await.is_ok());
@@ -483,6 +485,47 @@ async fn an_open_transaction_and_its_offsets_survive_a_crash() {
         let node = restart(&sim, node).await;
         assert_eq!(read(&node.log).len(), 2);
         assert_eq!(committed(&node, "g", true).await, Ok(5));
+    }
+}
+
+#[tokio::test]
+async fn offsets_of_an_open_transaction_outlive_that_records_are_written_anew() {
+    let records = Partition::new(TopicName::new("__consumer_offsets").unwrap(), 0);
+    let start_of = |node: &Node| node.log.bounds(&records).map_or(Offset(0), |bounds| bounds.start);
+    let sim = Sim::new(11);
+    let mut node = start(&sim).await;
+    let mut other = Client::init(&node, "other", true).await.unwrap();
+    let mut client = Client::init(&node, "id", true).await.unwrap();
+    let mut offset = 0;
+    for life in 0..3 {
+        if life == 1 {
+            client.commit_offset("g", -1, 5).await.unwrap();
+        }
+        let from = start_of(&node);
+        let mut most = 0;
+        while most < 100 && (life == 1 || start_of(&node) <= from) {
+            offset += 1;
+            most += 1;
+            other.produce(0, "x").await.unwrap();
+            other.commit_offset("h", -1, offset).await.unwrap();
+            other.end(Marker::Commit).await.unwrap();
+        }
+        assert!(life == 1 || start_of(&node) > from, "life {life}: they pile up");
+        if life == 1 {
+            let bounds = node.log.bounds(&records).unwrap();
+            assert!(bounds.start <= bounds.stable && bounds.stable < bounds.end, "{bounds:?}");
+            node = restart(&sim, node).await;
+            other.node = Arc::downgrade(&node);
+            client.node = Arc::downgrade(&node);
+            client.end(Marker::Commit).await.unwrap();
+        }
+        assert_eq!(committed(&node, "h", true).await, Ok(offset));
+        assert_eq!(committed(&node, "g", true).await, Ok(if life == 0 { -1 } else { 5 }));
+        node = restart(&sim, node).await;
+        other.node = Arc::downgrade(&node);
+        client.node = Arc::downgrade(&node);
+        assert_eq!(committed(&node, "h", true).await, Ok(offset));
+        assert_eq!(committed(&node, "g", true).await, Ok(if life == 0 { -1 } else { 5 }));
     }
 }
 

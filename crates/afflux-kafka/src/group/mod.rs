@@ -1,11 +1,19 @@
-//! The coordinator of classic consumer groups: who is in a group, and who gets what.
+//! The coordinator of groups: who is in a group, and who gets what.
 //!
 //! Pure: it knows no clock, network or log. Each call is an event with the time at which it
 //! happened; what comes back are the replies that are due, some to callers parked earlier, each
 //! named by the [`Token`] that came with its call. [`Coordinator::next_deadline`] says when
 //! [`Coordinator::tick`] has to be called at the latest.
 //!
-//! A group goes round like this:
+//! What has to survive a restart is told by [`Coordinator::take_changed`], after each call, as
+//! records of `__consumer_offsets` (see `records`). Whoever calls writes them in that order, and
+//! passes no reply on before they are durable.
+//!
+//! There are two kinds of groups: classic ones, below, whose leader assigns, and those of the
+//! consumer protocol (see `consumer`), for which the coordinator does. A live group can move from
+//! one to the other.
+//!
+//! A classic group goes round like this:
 //!
 //! ```text
 //!            join                 all joined, or time is up          leader's sync
@@ -24,22 +32,23 @@
 //! 4. *Stable*: heartbeats. A member whose session ends, who leaves or joins with something new
 //!    starts over at 1.
 //!
-//! Groups live in memory: after a restart members are unknown, join again and go on from their
-//! committed offsets, which are in the log.
+//! A static member (one with a configured name) may be away while others join, and takes its
+//! former place under a new name without a rebalance.
 
+mod classic;
+pub(crate) mod consumer;
+mod coordinator;
+mod embedded;
 pub(crate) mod offsets;
-mod state;
+pub(crate) mod records;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
+use uuid::Uuid;
 
-use state::Group;
+pub(crate) use self::coordinator::Coordinator;
 
 /// Names a parked caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +58,30 @@ pub(crate) struct Token(pub(crate) u64);
 pub(crate) type GroupId = Arc<str>;
 /// A member's name, given by the coordinator.
 pub(crate) type MemberId = Arc<str>;
+
+/// A partition: its topic's id, which is never used again, and its number.
+pub(crate) type Part = (Uuid, i32);
+/// Partitions, in order.
+pub(crate) type Parts = BTreeSet<Part>;
+
+/// What a topic is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Its id.
+    pub(crate) id: Uuid,
+    /// How many partitions it has.
+    pub(crate) partitions: i32,
+}
+
+/// The topics that there are, as far as clients may read them.
+pub(crate) trait Topics: std::fmt::Debug + Send + std::marker::Sync {
+    /// A topic of a name.
+    fn shape(&self, name: &str) -> Option<Shape>;
+    /// The name of a topic.
+    fn name(&self, id: Uuid) -> Option<Arc<str>>;
+    /// All names.
+    fn names(&self) -> Vec<Arc<str>>;
+}
 
 /// Limits, which are Kafka's unless told otherwise.
 #[derive(Debug, Clone)]
@@ -61,6 +94,8 @@ pub(crate) struct Settings {
     pub(crate) initial_delay: Duration,
     /// The most members of one group.
     pub(crate) members_max: usize,
+    /// How long a member of the consumer protocol is not missed.
+    pub(crate) consumer_session: Duration,
 }
 
 impl Default for Settings {
@@ -70,6 +105,7 @@ impl Default for Settings {
             session_max: Duration::from_mins(30),
             initial_delay: Duration::from_millis(200),
             members_max: 1_000,
+            consumer_session: Duration::from_secs(45),
         }
     }
 }
@@ -87,6 +123,8 @@ pub(crate) struct Join {
     pub(crate) fresh: MemberId,
     /// Whether a member without a name has to come back with the one it is given.
     pub(crate) named_first: bool,
+    /// Whether it can be told that it leads and need not assign.
+    pub(crate) can_skip: bool,
     /// What the client calls itself.
     pub(crate) client: Arc<str>,
     /// Where it is.
@@ -147,6 +185,10 @@ pub(crate) enum Answer {
     Synced(Synced),
     /// To a sync that did not.
     SyncRefused(ResponseError),
+    /// To a heartbeat of the consumer protocol.
+    Beat(Result<consumer::Beat, consumer::Refusal>),
+    /// To who ends a group: whether there was one.
+    Ended(Result<bool, ResponseError>),
 }
 
 /// A new generation, as one member sees it.
@@ -164,6 +206,8 @@ pub(crate) struct Joined {
     pub(crate) member: MemberId,
     /// For the leader alone: everybody, with what they say under the protocol.
     pub(crate) members: Vec<(MemberId, Option<Arc<str>>, Bytes)>,
+    /// Whether it leads, but need not assign.
+    pub(crate) skip: bool,
 }
 
 /// An assignment.
@@ -230,167 +274,6 @@ pub(crate) struct DescribedMember {
     pub(crate) metadata: Bytes,
     /// What it has been given.
     pub(crate) assignment: Bytes,
-}
-
-/// All groups. See the module.
-#[derive(Debug)]
-pub(crate) struct Coordinator {
-    settings: Settings,
-    groups: BTreeMap<GroupId, Group>,
-    /// When each group wants to be woken.
-    deadlines: BTreeSet<(Duration, GroupId)>,
-}
-
-impl Coordinator {
-    /// No groups yet.
-    pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, groups: BTreeMap::new(), deadlines: BTreeSet::new() }
-    }
-
-    /// A member joins, or joins again. The answer may come later.
-    pub(crate) fn join(&mut self, now: Duration, token: Token, join: Join) -> Vec<Reply> {
-        let refused = |error| {
-            vec![Reply { to: token, answer: Answer::JoinRefused(error, join.member.clone()) }]
-        };
-        if join.group.is_empty() {
-            return refused(ResponseError::InvalidGroupId);
-        }
-        if join.session < self.settings.session_min || join.session > self.settings.session_max {
-            return refused(ResponseError::InvalidSessionTimeout);
-        }
-        if join.kind.is_empty() || join.protocols.is_empty() {
-            return refused(ResponseError::InconsistentGroupProtocol);
-        }
-        if join.member.is_some() && !self.groups.contains_key(&join.group) {
-            return refused(ResponseError::UnknownMemberId);
-        }
-        let id = join.group.clone();
-        let settings = self.settings.clone();
-        self.groups.entry(id.clone()).or_default();
-        self.with(&id, |group, replies| group.join(now, token, join, &settings, replies))
-    }
-
-    /// A member asks for its assignment. The answer may come later.
-    pub(crate) fn sync(&mut self, now: Duration, token: Token, sync: Sync) -> Vec<Reply> {
-        let id = sync.standing.group.clone();
-        if !self.groups.contains_key(&id) {
-            let answer = Answer::SyncRefused(ResponseError::UnknownMemberId);
-            return vec![Reply { to: token, answer }];
-        }
-        self.with(&id, |group, replies| group.sync(now, token, sync, replies))
-    }
-
-    /// A member is alive. Tells it whether to join again.
-    pub(crate) fn heartbeat(
-        &mut self,
-        now: Duration,
-        standing: &Standing,
-    ) -> Result<(), ResponseError> {
-        let group = self.groups.get_mut(&standing.group).ok_or(ResponseError::UnknownMemberId)?;
-        let outcome = group.heartbeat(now, standing);
-        self.rearm(&standing.group);
-        outcome
-    }
-
-    /// A member goes; by its name, or by its configured name if it is a static member.
-    pub(crate) fn leave(
-        &mut self,
-        now: Duration,
-        group: &GroupId,
-        member: &MemberId,
-        instance: Option<&Arc<str>>,
-    ) -> (Result<(), ResponseError>, Vec<Reply>) {
-        if !self.groups.contains_key(group) {
-            return (Err(ResponseError::UnknownMemberId), Vec::new());
-        }
-        let mut outcome = Ok(());
-        let replies = self.with(group, |group, replies| {
-            outcome = group.leave(now, member, instance, replies);
-        });
-        (outcome, replies)
-    }
-
-    /// Whether offsets may be committed by who says it is this. A negative generation means that
-    /// it is in no group at all, which is fine as long as nobody else is.
-    pub(crate) fn may_commit(
-        &mut self,
-        now: Duration,
-        standing: &Standing,
-    ) -> Result<(), ResponseError> {
-        let Some(group) = self.groups.get_mut(&standing.group) else {
-            return if standing.generation < 0 {
-                Ok(())
-            } else {
-                Err(ResponseError::IllegalGeneration)
-            };
-        };
-        let outcome = group.may_commit(now, standing);
-        self.rearm(&standing.group);
-        outcome
-    }
-
-    /// Ends what has run out by now.
-    pub(crate) fn tick(&mut self, now: Duration) -> Vec<Reply> {
-        let mut replies = Vec::new();
-        while let Some((deadline, id)) = self.deadlines.first().cloned() {
-            if deadline > now {
-                break;
-            }
-            replies.extend(self.with(&id, |group, replies| group.tick(now, replies)));
-            // A group that wants to be woken in the past would spin here.
-            if self.deadlines.first().is_some_and(|first| *first == (deadline, id)) {
-                break;
-            }
-        }
-        replies
-    }
-
-    /// When [`Self::tick`] has to be called at the latest.
-    pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
-    }
-
-    /// A group, if anybody is in it.
-    pub(crate) fn describe(&self, id: &str) -> Option<Description> {
-        self.groups.get(id).map(Group::describe)
-    }
-
-    /// All groups that anybody is in: name, state, kind of protocol.
-    pub(crate) fn list(&self) -> impl Iterator<Item = (&GroupId, State, Arc<str>)> {
-        self.groups.iter().map(|(id, group)| (id, group.state(), group.kind()))
-    }
-
-    /// Changes one group, then looks when it wants to be woken.
-    fn with(
-        &mut self,
-        id: &GroupId,
-        change: impl FnOnce(&mut Group, &mut Vec<Reply>),
-    ) -> Vec<Reply> {
-        let mut replies = Vec::new();
-        if let Some(group) = self.groups.get_mut(id) {
-            change(group, &mut replies);
-        }
-        self.rearm(id);
-        replies
-    }
-
-    /// Looks when a group wants to be woken; forgets it if nobody is in it or coming.
-    fn rearm(&mut self, id: &GroupId) {
-        let Some(group) = self.groups.get_mut(id) else { return };
-        let deadline = group.deadline();
-        if group.armed != deadline {
-            if let Some(old) = group.armed {
-                self.deadlines.remove(&(old, id.clone()));
-            }
-            group.armed = deadline;
-            if let Some(new) = deadline {
-                self.deadlines.insert((new, id.clone()));
-            }
-        }
-        if group.is_forgotten() {
-            self.groups.remove(id);
-        }
-    }
 }
 
 #[cfg(test)]

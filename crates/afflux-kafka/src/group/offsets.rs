@@ -6,7 +6,9 @@
 //! ```text
 //! key     version:i16=1  group:string  topic:string  partition:i32
 //! value   version:i16=3  offset:i64  leader-epoch:i32  metadata:string  committed-at:i64
+//! value   version:i16=1  offset:i64  metadata:string  committed-at:i64  expires-at:i64
 //! ```
+//! The second is for the few clients that say themselves how long a commit is to be kept.
 //! A key without a value takes a commit back. Keys of other versions (groups' metadata, which
 //! Kafka keeps in the same topic) are stepped over.
 //!
@@ -24,6 +26,8 @@ use super::GroupId;
 
 const KEY_VERSION: i16 = 1;
 const VALUE_VERSION: i16 = 3;
+/// The one version of a value that says when it expires.
+const EXPIRING_VERSION: i16 = 1;
 
 /// Where a group stands in a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub(crate) struct Committed {
     pub(crate) metadata: Arc<str>,
     /// When it was committed.
     pub(crate) time: Timestamp,
+    /// Until when it is to be kept, if its client said so.
+    pub(crate) expires: Option<Timestamp>,
 }
 
 /// A record that is not one of these.
@@ -57,11 +63,16 @@ pub(crate) fn encode_key(group: &str, partition: &TopicPartition) -> Vec<u8> {
 /// The value of a commit.
 pub(crate) fn encode_value(committed: &Committed) -> Vec<u8> {
     let mut out = Vec::with_capacity(24 + committed.metadata.len());
-    out.put_i16(VALUE_VERSION);
+    out.put_i16(if committed.expires.is_some() { EXPIRING_VERSION } else { VALUE_VERSION });
     out.put_i64(committed.offset.0);
-    out.put_i32(committed.leader_epoch);
+    if committed.expires.is_none() {
+        out.put_i32(committed.leader_epoch);
+    }
     put_text(&mut out, &committed.metadata);
     out.put_i64(committed.time.0);
+    if let Some(expires) = committed.expires {
+        out.put_i64(expires.0);
+    }
     out
 }
 
@@ -103,10 +114,13 @@ pub(crate) fn decode_value(mut value: &[u8]) -> Result<Committed, MalformedOffse
         leader_epoch = value.get_i32();
     }
     let metadata = get_text(&mut value)?;
-    if value.len() < 8 {
+    let times = if version == EXPIRING_VERSION { 2 } else { 1 };
+    if value.len() < times * 8 {
         return Err(MalformedOffset("its value is cut"));
     }
-    Ok(Committed { offset, leader_epoch, metadata, time: Timestamp(value.get_i64()) })
+    let time = Timestamp(value.get_i64());
+    let expires = (times == 2).then(|| Timestamp(value.get_i64())).filter(|at| at.0 >= 0);
+    Ok(Committed { offset, leader_epoch, metadata, time, expires })
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -183,6 +197,20 @@ impl Offsets {
         partitions.filter_map(|(partition, entry)| Some((partition, entry.committed.as_ref()?)))
     }
 
+    /// How many commits stand.
+    pub(crate) fn count(&self) -> usize {
+        let entries = self.0.values().flat_map(BTreeMap::values);
+        entries.filter(|entry| entry.committed.is_some()).count()
+    }
+
+    /// Forgets what was taken back, when no outcome of an append is still to be heard of.
+    pub(crate) fn forget_taken_back(&mut self) {
+        self.0.retain(|_, partitions| {
+            partitions.retain(|_, entry| entry.committed.is_some());
+            !partitions.is_empty()
+        });
+    }
+
     /// All groups that stand anywhere.
     pub(crate) fn groups(&self) -> impl Iterator<Item = &GroupId> {
         self.0
@@ -223,6 +251,7 @@ mod tests {
             leader_epoch: 4,
             metadata: "m".into(),
             time: Timestamp(9),
+            expires: None,
         }
     }
 
@@ -241,6 +270,19 @@ mod tests {
         ]);
         assert_eq!(decode_key(&key).unwrap(), Some(("g".into(), partition("t", 7))));
         assert_eq!(decode_value(&value).unwrap(), committed(258));
+        let expiring =
+            Committed { leader_epoch: -1, expires: Some(Timestamp(10)), ..committed(258) };
+        let value = encode_value(&expiring);
+        #[rustfmt::skip]
+        assert_eq!(value, [
+            0, 1, // version
+            0, 0, 0, 0, 0, 0, 1, 2, // offset
+            0, 1, b'm', // metadata
+            0, 0, 0, 0, 0, 0, 0, 9, // time
+            0, 0, 0, 0, 0, 0, 0, 10, // expires
+        ]);
+        assert_eq!(decode_value(&value).unwrap(), expiring);
+        assert!(decode_value(&value[..value.len() - 1]).is_err());
     }
 
     #[test]
@@ -274,6 +316,8 @@ mod tests {
         assert_eq!(offsets.all("g").count(), 0);
         // What was taken back stays so, whatever is heard of late.
         offsets.apply(Offset(5), "g".into(), at.clone(), Some(committed(50)));
-        assert_eq!(offsets.get("g", &at), None);
+        assert_eq!((offsets.get("g", &at), offsets.count()), (None, 0));
+        offsets.forget_taken_back();
+        assert!(offsets.0.is_empty());
     }
 }

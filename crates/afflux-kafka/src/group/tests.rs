@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -11,6 +13,22 @@ struct World {
     told: BTreeMap<Token, Answer>,
 }
 
+/// Classic groups need none.
+#[derive(Debug)]
+struct NoTopics;
+
+impl Topics for NoTopics {
+    fn shape(&self, _: &str) -> Option<Shape> {
+        None
+    }
+    fn name(&self, _: Uuid) -> Option<Arc<str>> {
+        None
+    }
+    fn names(&self) -> Vec<Arc<str>> {
+        Vec::new()
+    }
+}
+
 const SESSION: Duration = Duration::from_secs(10);
 const REBALANCE: Duration = Duration::from_secs(30);
 const DELAY: Duration = Duration::from_millis(200);
@@ -22,7 +40,10 @@ fn secs(seconds: u64) -> Duration {
 impl World {
     fn new() -> Self {
         Self {
-            coordinator: Coordinator::new(Settings { initial_delay: DELAY, ..Settings::default() }),
+            coordinator: Coordinator::new(
+                Settings { initial_delay: DELAY, ..Settings::default() },
+                Arc::new(NoTopics),
+            ),
             now: secs(1_000),
             tokens: 0,
             fresh: 0,
@@ -65,6 +86,7 @@ impl World {
             instance: None,
             fresh: format!("m{}", self.fresh).into(),
             named_first: false,
+            can_skip: false,
             client: "c".into(),
             host: "/127.0.0.1".into(),
             session: SESSION,
@@ -410,7 +432,7 @@ fn the_last_to_leave_ends_the_group() {
     assert_eq!(world.leave("m1"), Ok(()));
     assert_eq!(world.leave("m1"), Err(ResponseError::UnknownMemberId));
     assert_eq!(world.leave("m2"), Ok(()));
-    assert!(world.coordinator.describe("g").is_none());
+    assert_eq!(world.state(), State::Empty);
     assert!(world.coordinator.next_deadline().is_none());
     let back = world.join(None);
     world.pass(DELAY);
@@ -422,7 +444,7 @@ fn commits_are_for_members_of_the_generation() {
     let mut world = World::stable_pair();
     let check = |world: &mut World, member: &str, generation, expected| {
         let standing = World::standing(member, generation);
-        assert_eq!(world.coordinator.may_commit(world.now, &standing), expected);
+        assert_eq!(world.coordinator.may_commit(world.now, &standing, false), expected);
     };
     check(&mut world, "m1", 1, Ok(()));
     check(&mut world, "m1", 0, Err(ResponseError::IllegalGeneration));
@@ -465,7 +487,7 @@ fn a_static_member_that_comes_back_fences_its_former_self() {
     let (outcome, _) =
         world.coordinator.leave(world.now, &"g".into(), &"".into(), Some(&"i".into()));
     assert_eq!(outcome, Ok(()));
-    assert!(world.coordinator.describe("g").is_none());
+    assert_eq!(world.state(), State::Empty);
 }
 
 /// What one of a few clients does next, or how long nothing happens.
@@ -547,7 +569,7 @@ proptest! {
                 Some(_) => false,
                 None => true,
             });
-            // A group that nobody is in is forgotten, and counts from 1 if it begins anew.
+            // A group that nobody ever got into is forgotten, and counts from 1 if it begins anew.
             life += u32::from(world.coordinator.describe("g").is_none());
         }
         // Everybody falls silent: all waits end, and nobody is left.
@@ -555,7 +577,7 @@ proptest! {
         for token in 1..=world.tokens {
             prop_assert!(!world.is_parked(Token(token)), "token {token} waits for ever");
         }
-        prop_assert!(world.coordinator.describe("g").is_none());
+        prop_assert_eq!(world.state(), State::Empty);
         prop_assert!(world.coordinator.next_deadline().is_none());
 
         let mut leaders: BTreeMap<(u32, i32), MemberId> = BTreeMap::new();

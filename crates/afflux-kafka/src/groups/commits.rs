@@ -1,6 +1,6 @@
 //! Committed offsets: `OffsetCommit`, `OffsetFetch`, and the topic behind them.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use afflux_log::{EmbeddedLog, Entry, Group, Isolation, Log as _, TopicSpec};
 use afflux_record::{Compression, Header, Marker, batch};
@@ -19,7 +19,11 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 
-use super::{Groups, shared, transactional::PendingOffsets};
+use super::{
+    Groups, shared,
+    store::{Records, end_of},
+    transactional::PendingOffsets,
+};
 use crate::{
     StartError,
     broker::{Broker, Context, OFFSETS_TOPIC, text},
@@ -40,16 +44,18 @@ impl Groups {
     /// what is in the log must be in the table.
     pub(crate) async fn commit(
         broker: &Arc<Broker>,
-        _context: &Context,
+        context: &Context,
         request: OffsetCommitRequest,
     ) -> OffsetCommitResponse {
-        let broker = Arc::clone(broker);
-        let committing = tokio::spawn(async move { Self::commit_whole(&broker, request).await });
+        let (broker, is_modern) = (Arc::clone(broker), context.version >= 9);
+        let committing =
+            tokio::spawn(async move { Self::commit_whole(&broker, is_modern, request).await });
         committing.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     async fn commit_whole(
         broker: &Arc<Broker>,
+        is_modern: bool,
         request: OffsetCommitRequest,
     ) -> OffsetCommitResponse {
         let _standing = broker.groups.committing.read().await;
@@ -61,9 +67,14 @@ impl Groups {
             generation: request.generation_id_or_member_epoch,
         };
         let now = broker.env.clock.monotonic();
-        let allowed =
-            broker.groups.with(|inner| (inner.coordinator.may_commit(now, &standing), Vec::new()));
+        let allowed = broker
+            .groups
+            .with(|inner| (inner.coordinator.may_commit(now, &standing, is_modern), Vec::new()));
         let time = broker.env.clock.now();
+        // Versions 2 to 4 may say how long, in milliseconds.
+        let expires = u64::try_from(request.retention_time_ms)
+            .ok()
+            .map(|millis| time.saturating_add(Duration::from_millis(millis)));
         let mut taken = Vec::new();
         let mut checked = Vec::new();
         for topic in &request.topics {
@@ -81,6 +92,7 @@ impl Groups {
                             leader_epoch: at.committed_leader_epoch,
                             metadata: metadata.into(),
                             time,
+                            expires,
                         };
                         let partition = TopicPartition::new(topic.name.clone(), at.partition_index);
                         taken.push((group.clone(), partition, Some(committed)));
@@ -107,9 +119,9 @@ impl Groups {
     }
 
     /// Writes commits, and what takes them back, as one batch; applies them once it is durable.
-    async fn write(
+    pub(super) async fn write(
         broker: &Arc<Broker>,
-        commits: Vec<(GroupId, TopicPartition, Option<Committed>)>,
+        commits: Vec<Commit>,
     ) -> Result<(), ResponseError> {
         if commits.is_empty() {
             return Ok(());
@@ -128,15 +140,18 @@ impl Groups {
             tracing::warn!(%error, "offsets could not be committed");
             code::of_append(&error)
         })?;
+        let end = end_of(&appended, commits.len());
         let base = appended.base_offsets.first().map_or(0, |base| base.0);
         let mut offsets = broker.groups.offsets.write();
         for (at, (group, partition, committed)) in (base..).zip(commits) {
             offsets.apply(Offset(at), group, partition, committed);
         }
+        drop(offsets);
+        broker.groups.note_end(end);
         Ok(())
     }
 
-    /// Makes the topic of committed offsets, if it is not there; its one partition.
+    /// Makes the topic of committed offsets and groups, if it is not there; its one partition.
     pub(crate) async fn ensure_offsets(
         broker: &Arc<Broker>,
     ) -> Result<TopicPartition, ResponseError> {
@@ -195,6 +210,17 @@ impl Groups {
                 let wanted = asked.topics.map(|topics| {
                     topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect()
                 });
+                let member = asked.member_id.as_deref().unwrap_or_default();
+                let allowed = broker.groups.inner.lock().coordinator.may_fetch(
+                    &asked.group_id,
+                    member,
+                    asked.member_epoch,
+                );
+                if let Err(error) = allowed {
+                    return OffsetFetchResponseGroup::default()
+                        .with_group_id(asked.group_id)
+                        .with_error_code(error.code());
+                }
                 let topics =
                     Self::committed(broker, &asked.group_id, wanted, request.require_stable);
                 OffsetFetchResponseGroup::default()
@@ -262,6 +288,9 @@ impl Groups {
     }
 }
 
+/// Where a group stands in a partition, or that it no longer does.
+pub(super) type Commit = (GroupId, TopicPartition, Option<Committed>);
+
 /// A topic's partitions, each with what was committed for it.
 type FoundTopic = (WireTopicName, Vec<(i32, Found)>);
 type Found = Result<Option<Committed>, ResponseError>;
@@ -313,6 +342,7 @@ pub(super) fn replay(
     partition: &TopicPartition,
     offsets: &mut Offsets,
     pending: &mut PendingOffsets,
+    groups: &mut Records,
 ) -> Result<(), StartError> {
     let mut at = log.bounds(partition)?.start;
     loop {
@@ -334,6 +364,9 @@ pub(super) fn replay(
                     offsets.apply_record(record.offset, record.key.as_ref(), record.value.as_ref())
                 };
                 if let Err(error) = applied {
+                    tracing::warn!(offset = record.offset.0, %error, "stepped over");
+                }
+                if let Err(error) = groups.apply(record.key.as_ref(), record.value.as_ref()) {
                     tracing::warn!(offset = record.offset.0, %error, "stepped over");
                 }
             }

@@ -2,19 +2,26 @@
 //!
 //! - Callers that the coordinator parks wait on a channel, named by a token.
 //! - One task sleeps until the coordinator's next deadline and wakes it.
-//! - Committed offsets are records of `__consumer_offsets`: a commit is answered, and seen by
+//! - Groups and committed offsets are records of `__consumer_offsets`: a commit is answered, and seen by
 //!   others, once its record is durable. At start the table is rebuilt from that topic.
 
 mod commits;
+mod consumer;
+mod removal;
+mod store;
+mod topics;
 mod transactional;
+mod upkeep;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicI64},
     time::Duration,
 };
 
+use afflux_env::{Clock, Env};
 use afflux_log::{EmbeddedLog, Log as _};
+use afflux_types::Offset;
 use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
@@ -31,10 +38,15 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, OnceCell, oneshot};
+use tokio::sync::{Notify, OnceCell, mpsc, oneshot};
 
 pub(crate) use self::commits::offsets_partition;
-use self::{commits::replay, transactional::PendingOffsets};
+use self::{
+    commits::replay,
+    store::{Outgoing, Records},
+    topics::LogTopics,
+    transactional::PendingOffsets,
+};
 use crate::{
     StartError,
     broker::{Broker, Context, text},
@@ -48,6 +60,11 @@ use crate::{
 /// All groups and what they committed.
 pub(crate) struct Groups {
     inner: Mutex<Inner>,
+    log: Arc<EmbeddedLog>,
+    clock: Arc<dyn Clock>,
+    /// Replies that wait for what was written before them.
+    outbox: mpsc::UnboundedSender<Outgoing>,
+    line: Mutex<Option<mpsc::UnboundedReceiver<Outgoing>>>,
     offsets: RwLock<Offsets>,
     /// What transactions that are open have committed.
     pending: Mutex<PendingOffsets>,
@@ -57,38 +74,67 @@ pub(crate) struct Groups {
     topic: OnceCell<()>,
     /// Told when the coordinator wants to be woken earlier than before.
     rearmed: Notify,
+    /// The end of the records of commits and groups, and where it will be time to write all anew.
+    end: AtomicI64,
+    crowded_at: AtomicI64,
+    /// Told when it is.
+    crowded: Notify,
+    /// How many records there may be that say nothing any more, beside as many as do.
+    spare_records: i64,
 }
 
 struct Inner {
     coordinator: Coordinator,
     parked: HashMap<Token, oneshot::Sender<Answer>>,
     tokens: u64,
+    /// How many writes of groups are on their way; while there are any, replies wait in line.
+    writing: usize,
 }
 
 impl Groups {
     /// No members yet, and the offsets that the log holds. Blocks.
-    pub(crate) fn rebuild(log: &EmbeddedLog, settings: Settings) -> Result<Self, StartError> {
+    pub(crate) fn rebuild(
+        env: &Env,
+        log: &Arc<EmbeddedLog>,
+        settings: Settings,
+        spare_records: u32,
+    ) -> Result<Self, StartError> {
+        let clock = Arc::clone(&env.clock);
+        let now = clock.monotonic();
         let (mut offsets, mut pending) = (Offsets::default(), PendingOffsets::default());
+        let mut coordinator = Coordinator::new(settings, Arc::new(LogTopics(Arc::clone(log))));
         let topic = OnceCell::new();
+        let mut bounds = None;
         if let Some(partition) = offsets_partition()
             && log.partition_count(&partition.topic).is_some()
         {
-            replay(log, &partition, &mut offsets, &mut pending)?;
+            let mut records = Records::default();
+            replay(log, &partition, &mut offsets, &mut pending, &mut records)?;
+            records.load(now, &mut coordinator);
+            bounds = Some(log.bounds(&partition)?);
             // Just made, so nothing can have been put there.
             let _ = topic.set(());
         }
-        Ok(Self {
-            inner: Mutex::new(Inner {
-                coordinator: Coordinator::new(settings),
-                parked: HashMap::new(),
-                tokens: 0,
-            }),
+        let (outbox, line) = mpsc::unbounded_channel();
+        let live = coordinator.keys().len() + offsets.count();
+        let groups = Self {
+            inner: Mutex::new(Inner { coordinator, parked: HashMap::new(), tokens: 0, writing: 0 }),
+            log: Arc::clone(log),
+            clock: Arc::clone(&clock),
+            outbox,
+            line: Mutex::new(Some(line)),
             offsets: RwLock::new(offsets),
             pending: Mutex::new(pending),
             committing: tokio::sync::RwLock::default(),
             topic,
             rearmed: Notify::new(),
-        })
+            end: AtomicI64::new(bounds.map_or(0, |bounds| bounds.end.0)),
+            crowded_at: AtomicI64::new(0),
+            crowded: Notify::new(),
+            spare_records: spare_records.into(),
+        };
+        groups.note_live(bounds.map_or(Offset(0), |bounds| bounds.start), live);
+        Ok(groups)
     }
 
     /// Wakes the coordinator when it wants to be woken. Never ends by itself.
@@ -119,12 +165,7 @@ impl Groups {
         let mut inner = self.inner.lock();
         let before = inner.coordinator.next_deadline();
         let (result, replies) = change(&mut inner);
-        for reply in replies {
-            if let Some(waiting) = inner.parked.remove(&reply.to) {
-                // Its connection may be gone; its session will tell.
-                let _ = waiting.send(reply.answer);
-            }
-        }
+        self.pass_on(&mut inner, replies);
         if inner.coordinator.next_deadline() != before {
             self.rearmed.notify_one();
         }
@@ -161,6 +202,7 @@ impl Groups {
             instance: request.group_instance_id.as_ref().map(shared),
             fresh: fresh_member(broker, &context.client),
             named_first: context.version >= 4,
+            can_skip: context.version >= 9,
             client: shared(&context.client),
             host: host.into(),
             session,
@@ -177,6 +219,13 @@ impl Groups {
                 .map(|protocol| (shared(&protocol.name), owned(&protocol.metadata)))
                 .collect(),
         };
+        if let Err(error) = Self::ensure_offsets(broker).await {
+            return JoinGroupResponse::default()
+                .with_error_code(error.code())
+                .with_generation_id(-1)
+                .with_protocol_name(none_since(context, 7))
+                .with_member_id(request.member_id);
+        }
         let now = broker.env.clock.monotonic();
         let answer =
             broker.groups.ask(|coordinator, token| coordinator.join(now, token, join)).await;
@@ -291,7 +340,8 @@ impl Groups {
     ) -> DescribeGroupsResponse {
         let groups = request.groups.into_iter().map(|id| {
             let described = DescribedGroup::default().with_group_id(id.clone());
-            if let Some(group) = broker.groups.inner.lock().coordinator.describe(&id) {
+            let group = broker.groups.inner.lock().coordinator.describe(&id);
+            if let Some(group) = group {
                 let members = group.members.iter().map(|member| {
                     DescribedGroupMember::default()
                         .with_member_id(text(&member.member))
@@ -307,18 +357,18 @@ impl Groups {
                     .with_protocol_data(text(&group.protocol))
                     .with_members(members.collect());
             }
-            if broker.groups.offsets.read().all(&id).next().is_some() {
-                return described
-                    .with_group_state(StrBytes::from_static_str("Empty"))
-                    .with_protocol_type(StrBytes::from_static_str("consumer"));
+            let is_newer = broker.groups.inner.lock().coordinator.knows(&id);
+            if !is_newer && broker.groups.offsets.read().all(&id).next().is_some() {
+                return described.with_group_state(StrBytes::from_static_str("Empty"));
             }
             let described = described.with_group_state(StrBytes::from_static_str("Dead"));
             if context.version < 6 {
                 return described;
             }
+            let why = if is_newer { "it is no classic group" } else { "there is no such group" };
             described
                 .with_error_code(ResponseError::GroupIdNotFound.code())
-                .with_error_message(Some(text(&format!("there is no group {}", &**id))))
+                .with_error_message(Some(text(&format!("{}: {why}", &**id))))
         });
         DescribeGroupsResponse::default().with_groups(groups.collect())
     }
@@ -339,13 +389,16 @@ impl Groups {
         };
         let mut seen = HashSet::new();
         let mut groups = Vec::new();
-        for (id, state, kind) in broker.groups.inner.lock().coordinator.list() {
-            seen.insert(id.clone());
-            groups.push(listed(id, &kind, state.name()));
+        for group in broker.groups.inner.lock().coordinator.list() {
+            groups.push(
+                listed(&group.group, &group.kind, group.state)
+                    .with_group_type(StrBytes::from_static_str(group.protocol)),
+            );
+            seen.insert(group.group);
         }
         for id in broker.groups.offsets.read().groups() {
             if !seen.contains(id) {
-                groups.push(listed(id, "consumer", "Empty"));
+                groups.push(listed(id, "", "Empty"));
             }
         }
         let matches = |filter: &[StrBytes], value: &StrBytes| {
@@ -375,6 +428,7 @@ fn joined_response(context: &Context, joined: &Joined) -> JoinGroupResponse {
         .with_leader(text(&joined.leader))
         .with_member_id(text(&joined.member))
         .with_members(members.collect())
+        .with_skip_assignment(joined.skip)
 }
 
 /// Null where a version has it, else empty.

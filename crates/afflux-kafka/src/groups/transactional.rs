@@ -146,6 +146,7 @@ impl Groups {
         let mut pending = self.pending.lock();
         let at = at.unwrap_or(Offset(-1));
         pending.settle(producer, Some(marker), at, &mut self.offsets.write());
+        self.note_end(Offset(at.0 + 1));
     }
 }
 
@@ -171,6 +172,7 @@ fn check(
                         leader_epoch: at.committed_leader_epoch,
                         metadata: metadata.into(),
                         time,
+                        expires: None,
                     };
                     let partition = TopicPartition::new(topic.name.clone(), at.partition_index);
                     commits.push((group.clone(), partition, committed));
@@ -238,12 +240,14 @@ fn take(
     let now = broker.env.clock.monotonic();
     broker.groups.with(|inner| {
         let allowed =
-            if is_anonymous { Ok(()) } else { inner.coordinator.may_commit(now, standing) };
+            if is_anonymous { Ok(()) } else { inner.coordinator.may_commit(now, standing, true) };
         let mut number = 0;
         let taken = allowed
             .map_err(|error| match error {
                 // A producer would not try again with the generation that comes.
-                ResponseError::RebalanceInProgress => ResponseError::IllegalGeneration,
+                ResponseError::RebalanceInProgress | ResponseError::GroupIdNotFound => {
+                    ResponseError::IllegalGeneration
+                }
                 error => error,
             })
             .and_then(|()| {
@@ -293,6 +297,7 @@ mod tests {
                 leader_epoch: -1,
                 metadata: "".into(),
                 time: Timestamp(0),
+                expires: None,
             };
             (GroupId::from("g"), at(index), committed)
         };

@@ -6,24 +6,36 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.Properties;
 import java.util.Set;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.ConsumerGroupDescription;
+import org.apache.kafka.clients.admin.ListGroupsOptions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
+import org.apache.kafka.common.GroupState;
+import org.apache.kafka.common.GroupType;
+import org.apache.kafka.common.KafkaFuture;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.errors.GroupIdNotFoundException;
+import org.apache.kafka.common.errors.GroupNotEmptyException;
+import org.apache.kafka.common.errors.GroupSubscribedToTopicException;
 import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
 /**
  * What a user of the Java client does: produce, form a group, rebalance, commit, resume.
  *
- * <p>{@code java Conformance BOOTSTRAP first|second}: {@code first} leaves 1,000 records read and
- * committed and 500 unread; {@code second}, after the broker was restarted, reads exactly those.
+ * <p>{@code java Conformance BOOTSTRAP first|second|modern}: {@code first} leaves 1,000 records read
+ * and committed and 500 unread; {@code second}, after the broker was restarted, reads exactly those.
+ * {@code modern} moves a live group to the consumer protocol and back, and tends it with the admin
+ * client.
  */
 public final class Conformance {
     private static final String TOPIC = "java";
@@ -38,10 +50,10 @@ public final class Conformance {
 
     public static void main(String[] arguments) throws Exception {
         Conformance conformance = new Conformance(arguments[0]);
-        if (arguments[1].equals("first")) {
-            conformance.first();
-        } else {
-            conformance.second();
+        switch (arguments[1]) {
+            case "first" -> conformance.first();
+            case "second" -> conformance.second();
+            default -> conformance.modern();
         }
     }
 
@@ -53,21 +65,13 @@ public final class Conformance {
             check(admin.describeCluster().nodes().get().size() == 1, "the cluster has one node");
             produce(0, 250, "none");
             produce(250, 500, "zstd");
-            try (KafkaConsumer<String, String> one = consumer();
-                    KafkaConsumer<String, String> two = consumer()) {
+            try (KafkaConsumer<String, String> one = consumer("classic");
+                    KafkaConsumer<String, String> two = consumer("classic")) {
                 one.subscribe(List.of(TOPIC));
                 check(consume(List.of(one), 500).equals(range(0, 500)), "the first 500 came");
                 one.commitSync();
                 two.subscribe(List.of(TOPIC));
-                long deadline = System.nanoTime() + PATIENCE.toNanos();
-                while (one.assignment().size() != 2 || two.assignment().size() != 2) {
-                    check(System.nanoTime() < deadline, "the second member gets its share");
-                    check(one.poll(Duration.ofMillis(50)).isEmpty(), "nothing is left to read");
-                    check(two.poll(Duration.ofMillis(50)).isEmpty(), "nothing is left to read");
-                }
-                Set<TopicPartition> shared = new HashSet<>(one.assignment());
-                shared.addAll(two.assignment());
-                check(shared.size() == 4, "nothing is shared twice");
+                share(List.of(one, two));
                 produce(500, 1000, "lz4");
                 check(consume(List.of(one, two), 500).equals(range(500, 1000)), "the next 500 came");
                 one.commitSync();
@@ -95,10 +99,123 @@ public final class Conformance {
                     .get().values().stream().mapToLong(offset -> offset.offset()).sum();
             check(committed == 1000, "what was committed is still there: " + committed);
         }
-        try (KafkaConsumer<String, String> member = consumer()) {
+        try (KafkaConsumer<String, String> member = consumer("classic")) {
             member.subscribe(List.of(TOPIC));
             check(consume(List.of(member), 500).equals(range(1000, 1500)), "the last 500 came");
             member.commitSync();
+        }
+    }
+
+    private void modern() throws Exception {
+        try (Admin admin = Admin.create(Map.of("bootstrap.servers", bootstrap))) {
+            admin.createTopics(List.of(new NewTopic(TOPIC, 4, (short) 1))).all().get();
+            KafkaConsumer<String, String> old = consumer("classic");
+            old.subscribe(List.of(TOPIC));
+            share(List.of(old));
+            try (KafkaConsumer<String, String> one = consumer("consumer");
+                    KafkaConsumer<String, String> two = consumer("consumer")) {
+                one.subscribe(List.of(TOPIC));
+                share(List.of(old, one));
+                old.close();
+                share(List.of(one));
+                two.subscribe(List.of(TOPIC));
+                share(List.of(one, two));
+                produce(0, 500, "none");
+                check(consume(List.of(one, two), 500).equals(range(0, 500)), "all 500 came");
+                one.commitSync();
+                two.commitSync();
+                ConsumerGroupDescription group = describe(admin);
+                check(group.type() == GroupType.CONSUMER, "it is a group of the newer protocol");
+                check(group.groupState() == GroupState.STABLE, "it is stable: " + group);
+                check(group.members().size() == 2, "it has two members: " + group);
+                check(group.members().stream()
+                        .mapToInt(member -> member.assignment().topicPartitions().size()).sum() == 4,
+                        "they share four partitions: " + group);
+                check(fails(GroupNotEmptyException.class,
+                        admin.deleteConsumerGroups(List.of(GROUP)).all()), "it is in use");
+                check(fails(GroupSubscribedToTopicException.class, admin.deleteConsumerGroupOffsets(
+                        GROUP, Set.of(new TopicPartition(TOPIC, 0))).all()), "they are in use");
+                two.close();
+                share(List.of(one));
+                old = consumer("classic");
+                old.subscribe(List.of(TOPIC));
+                share(List.of(one, old));
+            }
+            share(List.of(old));
+            check(describe(admin).type() == GroupType.CLASSIC, "it is a classic group again");
+            old.close();
+            tend(admin);
+        }
+    }
+
+    /** Alters, deletes and lists, when the group has no members any more. */
+    private void tend(Admin admin) throws Exception {
+        check(committed(admin).values().stream().mapToLong(at -> at.offset()).sum() == 500,
+                "all is committed: " + committed(admin));
+        TopicPartition first = new TopicPartition(TOPIC, 0);
+        admin.alterConsumerGroupOffsets(GROUP, Map.of(first, new OffsetAndMetadata(3, "moved")))
+                .all().get();
+        check(committed(admin).get(first).equals(new OffsetAndMetadata(3, "moved")), "it moved");
+        admin.deleteConsumerGroupOffsets(GROUP, Set.of(first)).all().get();
+        check(committed(admin).size() == 3, "one is deleted: " + committed(admin));
+        check(listed(admin).equals(Set.of(GROUP)), "it is listed");
+        check(describe(admin).groupState() == GroupState.EMPTY, "it is empty");
+        admin.deleteConsumerGroups(List.of(GROUP)).all().get();
+        check(listed(admin).isEmpty(), "it is listed no more: " + listed(admin));
+        check(committed(admin).isEmpty(), "and stands nowhere");
+        check(fails(GroupIdNotFoundException.class, admin.describeConsumerGroups(List.of(GROUP)).all()),
+                "there is no such group");
+        check(fails(GroupIdNotFoundException.class, admin.deleteConsumerGroups(List.of(GROUP)).all()),
+                "there is no such group");
+    }
+
+    private static ConsumerGroupDescription describe(Admin admin) throws Exception {
+        return admin.describeConsumerGroups(List.of(GROUP)).all().get().get(GROUP);
+    }
+
+    private static Set<String> listed(Admin admin) throws Exception {
+        Set<String> ids = new HashSet<>();
+        admin.listGroups(ListGroupsOptions.forConsumerGroups()).all().get()
+                .forEach(group -> ids.add(group.groupId()));
+        return ids;
+    }
+
+    private static Map<TopicPartition, OffsetAndMetadata> committed(Admin admin) throws Exception {
+        return admin.listConsumerGroupOffsets(GROUP).partitionsToOffsetAndMetadata().get();
+    }
+
+    private static boolean fails(Class<? extends Exception> with, KafkaFuture<?> outcome)
+            throws Exception {
+        try {
+            outcome.get();
+            return false;
+        } catch (ExecutionException error) {
+            if (with.isInstance(error.getCause())) {
+                return true;
+            }
+            throw error;
+        }
+    }
+
+    /** Polls until members share the four partitions, each at least one, with nothing to read. */
+    private static void share(List<KafkaConsumer<String, String>> members) {
+        long deadline = System.nanoTime() + PATIENCE.toNanos();
+        while (true) {
+            int count = 0;
+            boolean each = true;
+            Set<TopicPartition> shared = new HashSet<>();
+            for (KafkaConsumer<String, String> member : members) {
+                count += member.assignment().size();
+                each &= !member.assignment().isEmpty();
+                shared.addAll(member.assignment());
+            }
+            if (each && count == 4 && shared.size() == 4) {
+                return;
+            }
+            check(System.nanoTime() < deadline, "all members get their share");
+            for (KafkaConsumer<String, String> member : members) {
+                check(member.poll(Duration.ofMillis(50)).isEmpty(), "nothing is left to read");
+            }
         }
     }
 
@@ -125,13 +242,16 @@ public final class Conformance {
         }
     }
 
-    private KafkaConsumer<String, String> consumer() {
+    private KafkaConsumer<String, String> consumer(String protocol) {
         Properties settings = new Properties();
         settings.put("bootstrap.servers", bootstrap);
         settings.put("group.id", GROUP);
         settings.put("enable.auto.commit", "false");
         settings.put("auto.offset.reset", "earliest");
-        settings.put("heartbeat.interval.ms", "200");
+        settings.put("group.protocol", protocol);
+        if (protocol.equals("classic")) {
+            settings.put("heartbeat.interval.ms", "200");
+        }
         settings.put("isolation.level", "read_committed");
         return new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer());
     }

@@ -118,4 +118,58 @@ def second(bootstrap):
     member.close()
 
 
-{"first": first, "second": second}[sys.argv[2]](sys.argv[1])
+def settled(admin, members, count):
+    """Polls until the members hold `count` partitions between them, each at least one."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        shares = [{at.partition for at in member.assignment()} for member in members]
+        if all(shares) and sum(map(len, shares)) == count == len(set().union(*shares)):
+            return
+        assert time.monotonic() < deadline, shares
+        for member in members:
+            message = member.poll(0.05)
+            assert message is None or message.error() is None, message.error()
+
+
+def modern(bootstrap):
+    """The consumer protocol: a classic group moves to it, shares, and moves back."""
+
+    def member(protocol):
+        settings = {
+            "bootstrap.servers": bootstrap,
+            "group.id": "modern",
+            "group.protocol": protocol,
+            "auto.offset.reset": "earliest",
+        }
+        if protocol == "classic":
+            settings["heartbeat.interval.ms"] = 200
+        return Consumer(settings)
+
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.create_topics([NewTopic(TOPIC, 4, 1)])[TOPIC].result(PATIENCE)
+    old = member("classic")
+    old.subscribe([TOPIC])
+    settled(admin, [old], 4)
+    new = member("consumer")
+    new.subscribe([TOPIC])
+    settled(admin, [old, new], 4)
+    old.close()
+    settled(admin, [new], 4)
+    other = member("consumer")
+    other.subscribe([TOPIC])
+    settled(admin, [new, other], 4)
+    produce(bootstrap, 0, 100, "none")
+    assert consume([new, other], 100) == list(range(100))
+    new.commit(asynchronous=False)
+    other.commit(asynchronous=False)
+    other.close()
+    settled(admin, [new], 4)
+    back = member("classic")
+    back.subscribe([TOPIC])
+    settled(admin, [new, back], 4)
+    new.close()
+    settled(admin, [back], 4)
+    back.close()
+
+
+{"first": first, "second": second, "modern": modern}[sys.argv[2]](sys.argv[1])

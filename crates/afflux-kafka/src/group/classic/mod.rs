@@ -1,23 +1,27 @@
-//! One group: its members and where it stands.
+//! One classic group: its members and where it stands.
+
+mod rebalance;
+mod stored;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use afflux_types::Timestamp;
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 
 use super::{
-    Answer, DescribedMember, Description, Join, Joined, MemberId, Reply, Settings, Standing, State,
-    Sync, Synced, Token,
+    Answer, DescribedMember, Description, Join, MemberId, Reply, Settings, Standing, State, Sync,
+    Token, embedded,
 };
 
 #[derive(Debug)]
-pub(super) struct Group {
-    state: State,
-    generation: i32,
-    kind: Option<Arc<str>>,
-    protocol: Option<Arc<str>>,
-    leader: Option<MemberId>,
-    members: BTreeMap<MemberId, Member>,
+pub(crate) struct Group {
+    pub(crate) state: State,
+    pub(crate) generation: i32,
+    pub(crate) kind: Option<Arc<str>>,
+    pub(crate) protocol: Option<Arc<str>>,
+    pub(crate) leader: Option<MemberId>,
+    pub(crate) members: BTreeMap<MemberId, Member>,
     /// Names given out whose bearers have not come back yet, and until when they may.
     named: BTreeMap<MemberId, Duration>,
     /// While preparing: not before. For those who start together.
@@ -26,23 +30,27 @@ pub(super) struct Group {
     latest: Duration,
     /// How many members ever joined; orders them.
     joins: u64,
-    /// When the coordinator will wake this group.
-    pub(super) armed: Option<Duration>,
+    /// Since when it is empty, if it ever had members and has none.
+    empty_since: Option<Timestamp>,
+    /// Whether its record says something else by now.
+    changed: bool,
+    /// The value of its record.
+    stored: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
-struct Member {
+pub(crate) struct Member {
     /// Its place in the order of joining.
-    order: u64,
-    instance: Option<Arc<str>>,
-    client: Arc<str>,
-    host: Arc<str>,
-    session: Duration,
-    rebalance: Duration,
-    protocols: Vec<(Arc<str>, Bytes)>,
-    assignment: Bytes,
+    pub(crate) order: u64,
+    pub(crate) instance: Option<Arc<str>>,
+    pub(crate) client: Arc<str>,
+    pub(crate) host: Arc<str>,
+    pub(crate) session: Duration,
+    pub(crate) rebalance: Duration,
+    pub(crate) protocols: Vec<(Arc<str>, Bytes)>,
+    pub(crate) assignment: Bytes,
     /// When its session ends, unless it is parked.
-    expires: Duration,
+    pub(crate) expires: Duration,
     parked_join: Option<Token>,
     parked_sync: Option<Token>,
     /// Whether it asked for its assignment in this generation.
@@ -62,12 +70,31 @@ impl Default for Group {
             earliest: Duration::ZERO,
             latest: Duration::ZERO,
             joins: 0,
-            armed: None,
+            empty_since: None,
+            changed: false,
+            stored: None,
         }
     }
 }
 
 impl Member {
+    pub(crate) fn new(order: u64) -> Self {
+        Self {
+            order,
+            instance: None,
+            client: "".into(),
+            host: "".into(),
+            session: Duration::ZERO,
+            rebalance: Duration::ZERO,
+            protocols: Vec::new(),
+            assignment: Bytes::new(),
+            expires: Duration::ZERO,
+            parked_join: None,
+            parked_sync: None,
+            synced: false,
+        }
+    }
+
     fn is_parked(&self) -> bool {
         self.parked_join.is_some() || self.parked_sync.is_some()
     }
@@ -76,7 +103,8 @@ impl Member {
         self.expires = now + self.session;
     }
 
-    fn metadata(&self, protocol: &str) -> Bytes {
+    /// What it says under a protocol.
+    pub(crate) fn metadata(&self, protocol: &str) -> Bytes {
         self.protocols
             .iter()
             .find(|(name, _)| &**name == protocol)
@@ -86,20 +114,40 @@ impl Member {
 }
 
 impl Group {
-    pub(super) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         self.state
     }
 
-    /// Whether nobody is in it and nobody is about to come.
-    pub(super) fn is_forgotten(&self) -> bool {
-        self.members.is_empty() && self.named.is_empty()
+    /// Whether nobody was ever in it, and nobody is about to come.
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.members.is_empty() && self.named.is_empty() && self.generation == 0
     }
 
-    pub(super) fn kind(&self) -> Arc<str> {
+    /// Since when nobody needs what was committed for a topic; none while somebody may.
+    pub(crate) fn unneeded_since(&self, topic: &str, committed: Timestamp) -> Option<Timestamp> {
+        match self.state {
+            State::Empty => Some(self.empty_since.map_or(committed, |since| since.max(committed))),
+            State::Stable if self.wants(topic) == Some(false) => Some(committed),
+            State::Preparing | State::Syncing | State::Stable => None,
+        }
+    }
+
+    /// Whether its members are consumers that want a topic; none if that can not be told.
+    pub(crate) fn wants(&self, topic: &str) -> Option<bool> {
+        let protocol = self.protocol.as_ref().filter(|_| &*self.kind() == embedded::KIND)?;
+        let mut wants = false;
+        for member in self.members.values() {
+            let subscription = embedded::Subscription::decode(&member.metadata(protocol)).ok()?;
+            wants |= subscription.topics.iter().any(|wanted| &**wanted == topic);
+        }
+        Some(wants)
+    }
+
+    pub(crate) fn kind(&self) -> Arc<str> {
         self.kind.clone().unwrap_or_else(|| "".into())
     }
 
-    pub(super) fn join(
+    pub(crate) fn join(
         &mut self,
         now: Duration,
         token: Token,
@@ -137,10 +185,51 @@ impl Group {
         if join.member.is_none()
             && let Some(bearer) = join.instance.as_ref().and_then(|instance| self.bearer(instance))
         {
-            // A static member came back under a new name: the old one is fenced.
-            self.remove(&bearer, ResponseError::FencedInstanceId, replies);
+            // A static member came back under a new name: the old one is fenced, and the new one
+            // takes its place. That alone needs no rebalance.
+            let led = self.rename(&bearer, &member, replies);
+            self.renew(now, &member, join.clone());
+            if self.state == State::Stable && self.vote() == self.protocol {
+                self.changed = true;
+                let former = (led && !join.can_skip).then_some(bearer);
+                let answer = self.rejoined(&member, former);
+                replies.push(Reply { to: token, answer });
+                return;
+            }
+            // Whatever is being assigned is assigned to its former name.
+            if let Some(member) = self.members.get_mut(&member) {
+                member.protocols.clear();
+            }
         }
         self.admit(now, token, member, join, settings, replies);
+    }
+
+    /// Gives a static member's place to its new name. Whether it leads.
+    fn rename(&mut self, old: &MemberId, new: &MemberId, replies: &mut Vec<Reply>) -> bool {
+        let Some(mut member) = self.members.remove(old) else { return false };
+        refuse_parked(&mut member, old, ResponseError::FencedInstanceId, replies);
+        self.members.insert(new.clone(), member);
+        let leads = self.leader.as_ref() == Some(old);
+        if leads {
+            self.leader = Some(new.clone());
+        }
+        leads
+    }
+
+    /// Takes over what a join says of a member, who is made if there is none.
+    fn renew(&mut self, now: Duration, id: &MemberId, join: Join) {
+        self.joins += 1;
+        let order = self.joins;
+        let member = self.members.entry(id.clone()).or_insert_with(|| Member::new(order));
+        member.instance = join.instance;
+        member.client = join.client;
+        member.host = join.host;
+        member.session = join.session;
+        member.rebalance = join.rebalance;
+        member.protocols = join.protocols;
+        member.touch(now);
+        self.kind = Some(join.kind);
+        self.empty_since = None;
     }
 
     /// Takes in a join that is in order.
@@ -160,30 +249,7 @@ impl Group {
             State::Stable => known == Some(true) && self.leader.as_ref() != Some(&id),
             State::Empty | State::Preparing => false,
         };
-        self.joins += 1;
-        let order = self.joins;
-        let member = self.members.entry(id.clone()).or_insert_with(|| Member {
-            order,
-            instance: None,
-            client: join.client.clone(),
-            host: join.host.clone(),
-            session: join.session,
-            rebalance: join.rebalance,
-            protocols: Vec::new(),
-            assignment: Bytes::new(),
-            expires: now,
-            parked_join: None,
-            parked_sync: None,
-            synced: false,
-        });
-        member.instance = join.instance;
-        member.client = join.client;
-        member.host = join.host;
-        member.session = join.session;
-        member.rebalance = join.rebalance;
-        member.protocols = join.protocols;
-        member.touch(now);
-        self.kind = Some(join.kind);
+        self.renew(now, &id, join);
         if repeats {
             let answer = self.joined(&id);
             replies.push(Reply { to: token, answer });
@@ -201,7 +267,7 @@ impl Group {
         self.complete_if_due(now, replies);
     }
 
-    pub(super) fn sync(
+    pub(crate) fn sync(
         &mut self,
         now: Duration,
         token: Token,
@@ -225,6 +291,7 @@ impl Group {
             State::Preparing => replies.extend(refuse(ResponseError::RebalanceInProgress)),
             State::Stable => {
                 member.touch(now);
+                member.synced = true;
                 let answer = self.synced(&id);
                 replies.push(Reply { to: token, answer });
             }
@@ -257,6 +324,7 @@ impl Group {
             }
         }
         self.state = State::Stable;
+        self.changed = true;
         let waiting: Vec<(MemberId, Token)> = self
             .members
             .iter_mut()
@@ -271,7 +339,7 @@ impl Group {
         }
     }
 
-    pub(super) fn heartbeat(
+    pub(crate) fn heartbeat(
         &mut self,
         now: Duration,
         standing: &Standing,
@@ -286,7 +354,7 @@ impl Group {
         }
     }
 
-    pub(super) fn leave(
+    pub(crate) fn leave(
         &mut self,
         now: Duration,
         member: &MemberId,
@@ -315,17 +383,13 @@ impl Group {
         Ok(())
     }
 
-    pub(super) fn may_commit(
+    pub(crate) fn may_commit(
         &mut self,
         now: Duration,
         standing: &Standing,
     ) -> Result<(), ResponseError> {
-        if standing.generation < 0 && standing.member.is_empty() {
-            return if self.members.is_empty() {
-                Ok(())
-            } else {
-                Err(ResponseError::UnknownMemberId)
-            };
+        if standing.generation < 0 && self.members.is_empty() {
+            return Ok(());
         }
         self.check(standing)?;
         if let Some(member) = self.members.get_mut(&standing.member) {
@@ -338,7 +402,7 @@ impl Group {
         }
     }
 
-    pub(super) fn tick(&mut self, now: Duration, replies: &mut Vec<Reply>) {
+    pub(crate) fn tick(&mut self, now: Duration, replies: &mut Vec<Reply>) {
         self.named.retain(|_, until| *until > now);
         let gone: Vec<MemberId> = self
             .members
@@ -349,9 +413,7 @@ impl Group {
         let silent: Vec<MemberId> = self
             .members
             .iter()
-            .filter(|(_, member)| {
-                self.state == State::Syncing && self.latest <= now && !member.synced
-            })
+            .filter(|(_, member)| self.awaits_sync() && self.latest <= now && !member.synced)
             .map(|(id, _)| id.clone())
             .collect();
         let lost = !gone.is_empty() || !silent.is_empty();
@@ -369,20 +431,30 @@ impl Group {
     }
 
     /// When [`Self::tick`] changes something.
-    pub(super) fn deadline(&self) -> Option<Duration> {
+    pub(crate) fn deadline(&self) -> Option<Duration> {
         let sessions =
             self.members.values().filter(|member| !member.is_parked()).map(|member| member.expires);
         let phase = match self.state {
             State::Preparing if self.all_joined() => Some(self.earliest),
             State::Preparing => Some(self.latest.max(self.earliest)),
             State::Syncing => Some(self.latest),
+            State::Stable if self.members.values().any(|member| !member.synced) => {
+                Some(self.latest)
+            }
             State::Empty | State::Stable => None,
         };
         sessions.chain(self.named.values().copied()).chain(phase).min()
     }
 
-    pub(super) fn describe(&self) -> Description {
-        let protocol = self.protocol.clone().unwrap_or_else(|| "".into());
+    /// Whether who never asks for an assignment is out one day.
+    fn awaits_sync(&self) -> bool {
+        matches!(self.state, State::Syncing | State::Stable)
+    }
+
+    /// The protocol and what members say under it are told only of a group that is at work.
+    pub(crate) fn describe(&self) -> Description {
+        let stable = self.protocol.clone().filter(|_| self.state == State::Stable);
+        let protocol = stable.unwrap_or_else(|| "".into());
         let members = self.members.iter().map(|(id, member)| DescribedMember {
             member: id.clone(),
             instance: member.instance.clone(),
@@ -443,151 +515,20 @@ impl Group {
     fn longest_rebalance(&self) -> Duration {
         self.members.values().map(|member| member.rebalance).max().unwrap_or_default()
     }
+}
 
-    /// Takes a member out; whatever it waits for is refused.
-    fn remove(&mut self, id: &MemberId, error: ResponseError, replies: &mut Vec<Reply>) {
-        let Some(member) = self.members.remove(id) else { return };
-        if let Some(to) = member.parked_join {
-            let answer = Answer::JoinRefused(error, Some(id.clone()));
-            replies.push(Reply { to, answer });
-        }
-        if let Some(to) = member.parked_sync {
-            replies.push(Reply { to, answer: Answer::SyncRefused(error) });
-        }
-        if self.leader.as_ref() == Some(id) {
-            self.leader = None;
-        }
+/// Tells who waits on behalf of a member that it is not to be.
+fn refuse_parked(
+    member: &mut Member,
+    id: &MemberId,
+    error: ResponseError,
+    replies: &mut Vec<Reply>,
+) {
+    if let Some(to) = member.parked_join.take() {
+        let answer = Answer::JoinRefused(error, Some(id.clone()));
+        replies.push(Reply { to, answer });
     }
-
-    /// Members were lost: those that are left share anew.
-    fn after_loss(&mut self, now: Duration, replies: &mut Vec<Reply>) {
-        if matches!(self.state, State::Syncing | State::Stable) {
-            self.prepare(now, replies);
-        }
-        self.complete_if_due(now, replies);
-    }
-
-    /// Starts a rebalance unless one is going on.
-    fn prepare(&mut self, now: Duration, replies: &mut Vec<Reply>) {
-        let longest = self.longest_rebalance();
-        if self.state == State::Preparing {
-            return;
-        }
-        self.state = State::Preparing;
-        self.earliest = now;
-        self.latest = now + longest;
-        for member in self.members.values_mut() {
-            member.synced = false;
-            if let Some(to) = member.parked_sync.take() {
-                member.expires = now + member.session;
-                let answer = Answer::SyncRefused(ResponseError::RebalanceInProgress);
-                replies.push(Reply { to, answer });
-            }
-        }
-    }
-
-    /// Ends a rebalance if all have joined, or time is up.
-    fn complete_if_due(&mut self, now: Duration, replies: &mut Vec<Reply>) {
-        if self.state != State::Preparing || now < self.earliest {
-            return;
-        }
-        if !self.all_joined() && now < self.latest {
-            return;
-        }
-        let absent: Vec<MemberId> = self
-            .members
-            .iter()
-            .filter(|(_, member)| member.parked_join.is_none())
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in &absent {
-            self.remove(id, ResponseError::UnknownMemberId, replies);
-        }
-        // Generations are told from "none" by their sign.
-        self.generation = self.generation.checked_add(1).unwrap_or(1);
-        if self.members.is_empty() {
-            self.state = State::Empty;
-            self.protocol = None;
-            self.leader = None;
-            return;
-        }
-        self.protocol = self.vote();
-        if self.leader.is_none() {
-            self.leader = self
-                .members
-                .iter()
-                .min_by_key(|(_, member)| member.order)
-                .map(|(id, _)| id.clone());
-        }
-        self.state = State::Syncing;
-        self.latest = now + self.longest_rebalance();
-        let waiting: Vec<(MemberId, Token)> = self
-            .members
-            .iter_mut()
-            .filter_map(|(id, member)| {
-                member.synced = false;
-                member.expires = now + member.session;
-                Some((id.clone(), member.parked_join.take()?))
-            })
-            .collect();
-        for (id, to) in waiting {
-            replies.push(Reply { to, answer: self.joined(&id) });
-        }
-    }
-
-    /// The protocol known to all that most members like best; of several, the first by name.
-    fn vote(&self) -> Option<Arc<str>> {
-        let known_to_all = |name: &Arc<str>| {
-            self.members.values().all(|member| member.protocols.iter().any(|(n, _)| n == name))
-        };
-        let mut votes: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
-        for member in self.members.values() {
-            let favourite =
-                member.protocols.iter().map(|(name, _)| name).find(|name| known_to_all(name));
-            if let Some(name) = favourite {
-                *votes.entry(name).or_default() += 1;
-            }
-        }
-        let most = votes.values().copied().max()?;
-        votes.into_iter().find(|(_, count)| *count == most).map(|(name, _)| name.clone())
-    }
-
-    /// The answer to a join in the present generation.
-    fn joined(&self, id: &MemberId) -> Answer {
-        let protocol = self.protocol.clone().unwrap_or_else(|| "".into());
-        let leader = self.leader.clone().unwrap_or_else(|| id.clone());
-        let members = if leader == *id {
-            let mut members: Vec<_> = self.members.iter().collect();
-            members.sort_by_key(|(_, member)| member.order);
-            members
-                .into_iter()
-                .map(|(id, member)| {
-                    (id.clone(), member.instance.clone(), member.metadata(&protocol))
-                })
-                .collect()
-        } else {
-            Vec::new()
-        };
-        Answer::Joined(Joined {
-            generation: self.generation,
-            kind: self.kind(),
-            protocol,
-            leader,
-            member: id.clone(),
-            members,
-        })
-    }
-
-    /// The answer to a sync in the present generation.
-    fn synced(&self, id: &MemberId) -> Answer {
-        Answer::Synced(Synced {
-            kind: self.kind(),
-            protocol: self.protocol.clone().unwrap_or_else(|| "".into()),
-            assignment: self
-                .members
-                .get(id)
-                .map(|member| member.assignment.clone())
-                .unwrap_or_default(),
-        })
+    if let Some(to) = member.parked_sync.take() {
+        replies.push(Reply { to, answer: Answer::SyncRefused(error) });
     }
 }
