@@ -165,21 +165,7 @@ pub async fn serve(
     options: Options,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), StartError> {
-    let settings = group::Settings {
-        initial_delay: options.group_initial_delay,
-        session_min: options.group_session_min,
-        consumer_session: options.group_consumer_session,
-        ..group::Settings::default()
-    };
-    let (rebuilding, world) = (Arc::clone(&log), env.clone());
-    let (timeout_max, spare) = (options.transaction_timeout_max, options.group_records_spare);
-    let (groups, transactions) = tokio::task::spawn_blocking(move || {
-        let transactions = Transactions::rebuild(&world, &rebuilding, timeout_max)?;
-        let groups = Groups::rebuild(&world, &rebuilding, settings, spare)?;
-        Ok::<_, StartError>((groups, transactions))
-    })
-    .await
-    .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    let (groups, transactions) = rebuild(&env, &log, &options).await?;
     let (host, port) = advertised(&options, listener.address());
     let frame_units = options.frame_bytes_max.div_ceil(BUDGET_UNIT_BYTES);
     // One frame of the longest kind must always fit, or it would wait for ever.
@@ -193,9 +179,7 @@ pub async fn serve(
     if let Err(error) = Groups::forget_topics(&broker, is_gone).await {
         tracing::error!(%error, "what groups committed for topics that are gone still stands");
     }
-
     Transactions::recover(&broker).await;
-
     let mut connections = JoinSet::new();
     let coordinating = tokio::spawn({
         let broker = Arc::clone(&broker);
@@ -235,6 +219,28 @@ pub async fn serve(
     connections.shutdown().await;
     coordinating.abort();
     Ok(())
+}
+
+/// What the log holds of groups and transactions.
+async fn rebuild(
+    env: &Env,
+    log: &Arc<EmbeddedLog>,
+    options: &Options,
+) -> Result<(Groups, Transactions), StartError> {
+    let settings = group::Settings {
+        initial_delay: options.group_initial_delay,
+        session_min: options.group_session_min,
+        consumer_session: options.group_consumer_session,
+        ..group::Settings::default()
+    };
+    let (log, env) = (Arc::clone(log), env.clone());
+    let (timeout_max, spare) = (options.transaction_timeout_max, options.group_records_spare);
+    tokio::task::spawn_blocking(move || {
+        let transactions = Transactions::rebuild(&env, &log, timeout_max)?;
+        Ok((Groups::rebuild(&env, &log, settings, spare)?, transactions))
+    })
+    .await
+    .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// Where clients are told to connect. Who listens on all interfaces and does not say where it can

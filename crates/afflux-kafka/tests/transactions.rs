@@ -1,5 +1,6 @@
 //! Transactions, request by request, over the simulated disk: what crashes, zombies and late
 //! requests can do to them.
+// tidy(long-file): a producer as its client sees it, a world by seed, and the cases between them.
 
 #[path = "support/sim.rs"]
 mod sim;
