@@ -45,7 +45,7 @@ const SQL: &str = "\
     CREATE MATERIALIZED VIEW shown AS SELECT id, payload FROM sends";
 /// With the rest of the record, about 100 bytes.
 const PAYLOAD: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-/// What the issue allows whatever the disk does.
+/// What is allowed whatever the disk does.
 const ALLOWED_MILLIS: f64 = 20.0;
 /// What it allows on a slow disk.
 const ALLOWED_SYNCS: f64 = 4.0;

@@ -138,6 +138,9 @@ impl Classified for EngineError {
                 "remove the cause and restart the node, or DROP MATERIALIZED VIEW {view}"
             )),
             Self::WrongKind { name, is, .. } => Some(format!("DROP {} {name}", is.to_uppercase())),
+            Self::Topic(error) => error.hint(),
+            Self::Append(error) => error.hint(),
+            Self::Read(error) => error.hint(),
             _ => None,
         }
     }

@@ -269,7 +269,7 @@ pub(crate) fn is_hidden(name: &TopicName) -> bool {
 
 /// Whether a topic is one of Kafka's internal ones: listed and read by clients, but not written,
 /// made, changed or removed by them.
-pub(crate) fn is_internal(name: &TopicName) -> bool {
+pub fn is_internal(name: &TopicName) -> bool {
     [OFFSETS_TOPIC, TRANSACTIONS_TOPIC].contains(&name.as_str())
 }
 

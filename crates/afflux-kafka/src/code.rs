@@ -22,6 +22,19 @@ pub(crate) fn of_append(error: &AppendError) -> ResponseError {
     }
 }
 
+/// The code for a record of a group's coordinator that was not taken: of the codes that its clients
+/// try again after.
+pub(crate) fn of_group_append(error: &AppendError) -> ResponseError {
+    match error {
+        AppendError::DiskFull { .. } | AppendError::Failed(_) => {
+            ResponseError::CoordinatorNotAvailable
+        }
+        AppendError::Closed => ResponseError::NotCoordinator,
+        AppendError::TooLarge { .. } => ResponseError::UnknownServerError,
+        error => of_append(error),
+    }
+}
+
 /// The code for a batch that is not one.
 pub(crate) fn of_batch(error: &BatchError) -> ResponseError {
     match error {

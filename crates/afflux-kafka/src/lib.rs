@@ -13,8 +13,8 @@
 //!
 //! Absences that hold: nothing here unpacks or copies a record batch on its way in or out, unless
 //! its topic's settings ask for it (`intake`); no length in a request reserves memory before the
-//! bytes are there; an acknowledged record is durable; an answer never overtakes an earlier one of
-//! its connection.
+//! bytes are there; an acknowledged record is durable, unless its topic is `relaxed`; an answer never
+//! overtakes an earlier one of its connection.
 
 mod api;
 mod broker;
@@ -49,6 +49,7 @@ use tokio::{
     task::JoinSet,
 };
 
+pub use broker::is_internal;
 pub use compatibility::page as compatibility_page;
 
 use crate::{
@@ -90,6 +91,9 @@ pub struct Options {
     pub group_session_min: Duration,
     /// The longest that a transaction may be allowed to take.
     pub transaction_timeout_max: Duration,
+    /// How many records of transactions there may be that say nothing any more, beside twice as
+    /// many as do: then all is written anew.
+    pub transaction_records_spare: u32,
     /// How often members of the consumer protocol are told to be heard of.
     pub group_consumer_heartbeat: Duration,
     /// How long a member of the consumer protocol is not missed.
@@ -119,11 +123,12 @@ impl Default for Options {
             group_initial_delay: Duration::from_millis(200),
             group_session_min: Duration::from_secs(6),
             transaction_timeout_max: Duration::from_mins(15),
+            transaction_records_spare: 1_000,
             group_consumer_heartbeat: Duration::from_secs(5),
             group_consumer_session: Duration::from_secs(45),
             group_offsets_retention: Duration::from_hours(7 * 24),
             group_offsets_check: Duration::from_mins(10),
-            group_records_spare: 100_000,
+            group_records_spare: 1_000,
         }
     }
 }
@@ -154,10 +159,16 @@ impl Classified for StartError {
             Self::Batch { .. } => ErrorKind::Corrupt,
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Read(error) => error.hint(),
+            Self::Batch { .. } => None,
+        }
+    }
 }
 
-/// Serves Kafka clients until `shutdown` becomes true (or its sender is gone); then answers in
-/// flight get a moment to end.
+/// [`start`], and what it gives, in one.
 pub async fn serve(
     env: Env,
     log: Arc<EmbeddedLog>,
@@ -165,6 +176,19 @@ pub async fn serve(
     options: Options,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), StartError> {
+    start(env, log, listener, options, shutdown).await?.await;
+    Ok(())
+}
+
+/// Reads what groups and transactions have stored. What it gives serves Kafka clients until
+/// `shutdown` becomes true (or its sender is gone); then answers in flight get a moment to end.
+pub async fn start(
+    env: Env,
+    log: Arc<EmbeddedLog>,
+    listener: Box<dyn Listener>,
+    options: Options,
+    shutdown: watch::Receiver<bool>,
+) -> Result<impl Future<Output = ()> + Send, StartError> {
     let (groups, transactions) = rebuild(&env, &log, &options).await?;
     let (host, port) = advertised(&options, listener.address());
     let frame_units = options.frame_bytes_max.div_ceil(BUDGET_UNIT_BYTES);
@@ -172,7 +196,7 @@ pub async fn serve(
     let units = options.request_bytes_max.div_ceil(BUDGET_UNIT_BYTES).max(frame_units);
     let budget = Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)));
     let places = Arc::new(Semaphore::new(options.connections_max));
-    let mut stopping = shutdown.clone();
+    let stopping = shutdown.clone();
     let broker = Arc::new(Broker { env, log, options, host, port, groups, transactions, shutdown });
     // A crash may have come between the end of a topic and that of what was committed for it.
     let is_gone = |topic: &TopicName| broker.log.topic(topic).is_none();
@@ -180,8 +204,18 @@ pub async fn serve(
         tracing::error!(%error, "what groups committed for topics that are gone still stands");
     }
     Transactions::recover(&broker).await;
+    Ok(listen(broker, listener, budget, places, stopping))
+}
+
+async fn listen(
+    broker: Arc<Broker>,
+    listener: Box<dyn Listener>,
+    budget: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+    mut stopping: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
-    let coordinating = tokio::spawn({
+    let mut coordinating = tokio::spawn({
         let broker = Arc::clone(&broker);
         async move {
             let (run, deliver) = (Groups::run(&broker), Groups::deliver(&broker));
@@ -192,10 +226,13 @@ pub async fn serve(
     loop {
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
+            // Only a fault of its own ends it, and nobody could join a group any more.
+            _ = &mut coordinating => return,
             _ = stopping.wait_for(|stopping| *stopping) => break,
         };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            _ = &mut coordinating => return,
             _ = stopping.wait_for(|stopping| *stopping) => break,
         };
         while connections.try_join_next().is_some() {}
@@ -218,7 +255,6 @@ pub async fn serve(
     let _ = tokio::time::timeout(FAREWELL, farewell).await;
     connections.shutdown().await;
     coordinating.abort();
-    Ok(())
 }
 
 /// What the log holds of groups and transactions.

@@ -16,11 +16,14 @@ use std::{
     time::Duration,
 };
 
-use afflux_env::sim::{Failure, Operation, Sim, SimRandom};
+use afflux_env::{
+    Disk, OpenMode,
+    sim::{Failure, Operation, Sim, SimRandom},
+};
 use afflux_kafka::Options;
-use afflux_log::{EmbeddedLog, Isolation, Log as _, TopicSpec};
+use afflux_log::{EmbeddedLog, Isolation, Log as _, LogOptions, TopicSpec};
 use afflux_record::{Compression, batch::Builder};
-use afflux_types::{Offset, Timestamp, TopicName, TopicPartition};
+use afflux_types::{Classified, ErrorKind, Offset, Timestamp, TopicName, TopicPartition};
 use kafka_protocol::{
     messages::{
         ApiVersionsRequest, ApiVersionsResponse, ConsumerGroupHeartbeatRequest,
@@ -401,6 +404,52 @@ async fn no_crash_while_groups_are_written_anew_loses_what_they_are() {
         }
     }
     assert!(trimmed > 60, "only {trimmed} lives began with trimmed records");
+}
+
+#[tokio::test]
+async fn what_groups_stored_and_nobody_can_read_stops_the_start() {
+    let sim = Sim::new(1);
+    let node = start(&sim).await;
+    create(&node, "t").await;
+    let journal = std::path::Path::new("/data/journal");
+    let sealed = || {
+        let mut files = sim.disk.list(journal).unwrap();
+        files.retain(|file| file.extension().is_some_and(|is| is == "index"));
+        files.into_iter().min()
+    };
+    let sealing = async {
+        let mut offset = 0;
+        while sealed().is_none() {
+            offset += 1;
+            assert_eq!(
+                call(&node, 7, &commit("g", offset)).await.topics[0].partitions[0].error_code,
+                0
+            );
+        }
+    };
+    timeout(PATIENCE, sealing).await.expect("a file is full");
+    let path = sealed().unwrap().with_extension("journal");
+    let log = Arc::clone(&node.log);
+    node.stop().await;
+    log.shutdown();
+    drop(log);
+    let file = sim.disk.open(&path, OpenMode::Write).unwrap();
+    let bytes = file.len().unwrap();
+    for at in (8_000..bytes - 1_000).step_by(512) {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    }
+    file.sync_data().unwrap();
+    let env = sim.env();
+    let log = EmbeddedLog::open(&env, std::path::Path::new("/data"), LogOptions::default());
+    let log = Arc::new(log.expect("nobody reads it there"));
+    let listener = env.network.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let (_stop, stopping) = tokio::sync::watch::channel(false);
+    let started = afflux_kafka::start(env, log, listener, Options::default(), stopping).await;
+    let Err(refused) = started else { panic!("it serves what it has not read") };
+    assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
+    assert!(refused.hint().is_some_and(|hint| hint.contains("journal check")), "{refused}");
 }
 
 #[tokio::test]

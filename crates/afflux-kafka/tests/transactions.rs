@@ -16,7 +16,9 @@ use std::{
 
 use afflux_env::sim::{Failure, Operation, Sim, SimRandom};
 use afflux_kafka::Options;
-use afflux_log::{EmbeddedLog, Entry, Group, Isolation, Log as _, TopicSpec, error::ReadError};
+use afflux_log::{
+    Bounds, EmbeddedLog, Entry, Group, Isolation, Log as _, TopicSpec, error::ReadError,
+};
 use afflux_record::{
     Compression, Header, Marker,
     batch::{Builder, Producer},
@@ -50,7 +52,8 @@ fn topic() -> TopicName {
 
 /// A node that soon writes the records of groups anew.
 async fn start(sim: &Sim) -> Arc<Node> {
-    let options = Options { group_records_spare: 4, ..Options::default() };
+    let options =
+        Options { group_records_spare: 4, transaction_records_spare: 4, ..Options::default() };
     let node = Node::start(sim, options).await;
     node.log.ensure_topic(&TopicSpec { name: topic(), partitions: PARTITIONS }).unwrap();
     // Before anything fails it serves.
@@ -492,6 +495,7 @@ async fn an_open_transaction_and_its_offsets_survive_a_crash() {
 #[tokio::test]
 async fn offsets_of_an_open_transaction_outlive_that_records_are_written_anew() {
     let records = Partition::new(TopicName::new("__consumer_offsets").unwrap(), 0);
+    let states = Partition::new(TopicName::new("__transaction_state").unwrap(), 0);
     let start_of = |node: &Node| node.log.bounds(&records).map_or(Offset(0), |bounds| bounds.start);
     let sim = Sim::new(11);
     let mut node = start(&sim).await;
@@ -520,6 +524,13 @@ async fn offsets_of_an_open_transaction_outlive_that_records_are_written_anew() 
             client.node = Arc::downgrade(&node);
             client.end(Marker::Commit).await.unwrap();
         }
+        let few = async {
+            let piled = |bounds: Bounds| bounds.end.0 - bounds.start.0 > 2 * 2 + 4;
+            while piled(node.log.bounds(&states).unwrap()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, few).await.expect("the states of transactions are written anew, too");
         assert_eq!(committed(&node, "h", true).await, Ok(offset));
         assert_eq!(committed(&node, "g", true).await, Ok(if life == 0 { -1 } else { 5 }));
         node = restart(&sim, node).await;

@@ -1,12 +1,13 @@
 //! The embedded log: the journal of this node behind the [`Log`] door.
 //!
 //! This module joins the parts: it opens a directory, runs the two threads and answers calls.
-//! What is decided is decided in `sequencer`, `meta`, `producers` and `journal::recovery`.
+//! What is decided is decided in `sequencer`, `meta`, `producers`, `transactions`, `settings` and
+//! `journal::recovery`.
 //!
 //! Threads:
 //! * the writer takes what waits, writes it, syncs it, publishes it (`write_step`);
-//! * the keeper makes the next file ready, writes indexes of sealed files and gives dead files
-//!   back (`keep_step`, in `keeper`).
+//! * the keeper makes the next file ready, writes indexes of sealed files, drops what is too old
+//!   (`retention`) and gives dead files back (`keep_step`, in `keeper`).
 //!
 //! A log opened with [`EmbeddedLog::open_stepped`] has no threads: whoever holds it calls
 //! [`EmbeddedLog::step`], and blocking calls step by themselves. So a test decides what happens

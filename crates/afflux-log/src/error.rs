@@ -87,7 +87,7 @@ pub enum AppendError {
         producer: i64,
     },
     /// The disk has no room for it.
-    #[error("the disk is full: {needed} bytes are needed and {free} are free")]
+    #[error("the disk is full: {needed} bytes are needed and {free} are free for the log")]
     DiskFull {
         /// Bytes that the group needs.
         needed: u64,
@@ -114,6 +114,17 @@ impl Classified for AppendError {
             Self::ProducerFenced { .. } => ErrorKind::Fenced,
             Self::DiskFull { .. } => ErrorKind::Full,
             Self::Overtaken { .. } | Self::Failed(_) | Self::Closed => ErrorKind::Unavailable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::DiskFull { .. } => Some(
+                "free some space, delete a topic, keep records for less long (retention.ms), or \
+                 give the log more with --log-bytes-max; nothing that was acknowledged is lost"
+                    .to_owned(),
+            ),
+            _ => None,
         }
     }
 }
@@ -166,6 +177,17 @@ impl Classified for ReadError {
             Self::Io { .. } => ErrorKind::Unavailable,
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Corrupt { .. } => Some(
+                "copy the data directory and check the disk for errors; `afflux journal check` \
+                 names the file, to be restored from a backup"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
 }
 
 /// A topic that can not be made or removed.
@@ -206,6 +228,13 @@ impl Classified for TopicError {
             Self::Unknown(_) => ErrorKind::NotFound,
             Self::Partitions { .. } | Self::Shrinks { .. } => ErrorKind::Invalid,
             Self::Append(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Append(error) => error.hint(),
+            _ => None,
         }
     }
 }
@@ -311,6 +340,13 @@ impl Classified for TrimError {
         match self {
             Self::Read(error) => error.kind(),
             Self::Append(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Read(error) => error.hint(),
+            Self::Append(error) => error.hint(),
         }
     }
 }

@@ -27,7 +27,7 @@ pub struct Topic {
     /// When it was made.
     pub created: Timestamp,
     /// What was set for it.
-    #[serde(default)]
+    #[serde(default = "Settings::kept")]
     pub settings: Settings,
     /// Its first partition's number in the journal; the others follow.
     pub(crate) first_stream: u32,
@@ -273,11 +273,11 @@ mod tests {
 
     /// As it was written before topics had settings and could grow.
     #[test]
-    fn a_topic_without_settings_has_the_defaults() {
+    fn what_a_topic_without_settings_holds_is_kept() {
         let text = r#"{"create":{"id":"00000000-0000-0000-0000-000000000001","name":"a",
             "partitions":2,"created":5,"first_stream":1}}"#;
         let Change::Create(topic) = serde_json::from_str(text).unwrap() else { panic!("{text}") };
-        assert_eq!(topic.settings, Settings::default());
+        assert_eq!(topic.settings, Settings::kept());
         assert_eq!(topic.streams().collect::<Vec<_>>(), [1, 2]);
     }
 }

@@ -138,6 +138,9 @@ impl Producers {
             return Verdict::New;
         }
         let newest = producer.batches.back().map(|written| written.last_sequence);
+        if epoch > producer.epoch && producer.open.is_some() && !batch.is_transactional() {
+            return Verdict::Outside;
+        }
         if epoch > producer.epoch {
             return match batch.base_sequence {
                 0 => Verdict::New,

@@ -71,6 +71,9 @@ pub enum StartError {
     /// The engine can not start.
     #[error(transparent)]
     Engine(#[from] afflux_engine::StartError),
+    /// What groups and transactions have stored can not be read.
+    #[error(transparent)]
+    Kafka(#[from] afflux_kafka::StartError),
     /// The readers' servers can not start.
     #[error(transparent)]
     Serve(#[from] afflux_serve::ServeError),
@@ -93,6 +96,7 @@ impl Classified for StartError {
             }
             Self::Log(error) => error.kind(),
             Self::Engine(error) => error.kind(),
+            Self::Kafka(error) => error.kind(),
             Self::Serve(error) => error.kind(),
         }
     }
@@ -114,6 +118,7 @@ impl Classified for StartError {
             }
             Self::Log(error) => error.hint(),
             Self::Engine(error) => error.hint(),
+            Self::Kafka(error) => error.hint(),
             Self::Serve(error) => error.hint(),
             Self::ReadyFile { .. } => {
                 Some("choose a file in a directory that you may write with --ready-file".to_owned())

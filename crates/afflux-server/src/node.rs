@@ -14,9 +14,6 @@ use crate::{
     listen,
 };
 
-/// Kafka's own name for the topic of committed offsets, which is none of the users' own.
-const COMMITTED_OFFSETS: &str = "__consumer_offsets";
-
 /// A node that serves. [`Node::stop`] ends it; one that is dropped instead ends as by a crash,
 /// which loses nothing either.
 pub struct Node {
@@ -24,7 +21,7 @@ pub struct Node {
     log: Arc<EmbeddedLog>,
     engine: Engine,
     serving: Serving,
-    kafka: JoinHandle<Result<(), afflux_kafka::StartError>>,
+    kafka: JoinHandle<()>,
     stopping: watch::Sender<bool>,
 }
 
@@ -60,13 +57,9 @@ impl Node {
             create_topics: config.create_topics,
             ..afflux_kafka::Options::default()
         };
-        let kafka = tokio::spawn(afflux_kafka::serve(
-            env.clone(),
-            Arc::clone(&log),
-            listener,
-            options,
-            stops,
-        ));
+        let kafka =
+            afflux_kafka::start(env.clone(), Arc::clone(&log), listener, options, stops).await?;
+        let kafka = tokio::spawn(kafka);
         let options = ServeOptions {
             postgres: addresses.postgres,
             http: addresses.http,
@@ -111,8 +104,7 @@ impl Node {
             reason = journal => reason,
             reason = self.engine.halted() => format!("the engine stopped: {reason}"),
             ended = &mut self.kafka => match ended {
-                Ok(Ok(())) => "the Kafka listener ended".to_owned(),
-                Ok(Err(error)) => format!("the Kafka listener ended: {error}"),
+                Ok(()) => "the Kafka listener ended".to_owned(),
                 Err(error) => format!("the Kafka listener ended: {error}"),
             },
         }
@@ -168,7 +160,7 @@ fn listed_topics(log: Arc<EmbeddedLog>) -> afflux_serve::TopicList {
         let topics = log.topics();
         let listed = topics
             .iter()
-            .filter(|topic| !topic.name.is_internal() && topic.name.as_str() != COMMITTED_OFFSETS);
+            .filter(|topic| !topic.name.is_internal() && !afflux_kafka::is_internal(&topic.name));
         listed.map(|topic| (topic.name.clone(), topic.partitions)).collect()
     })
 }

@@ -269,8 +269,14 @@ pub(crate) enum TopicCommand {
         #[arg(short, long, value_name = "N", default_value_t = 1,
               value_parser = clap::value_parser!(i32).range(1..))]
         partitions: i32,
+        /// A setting of the topic, such as retention.ms=-1; may be given more than once
+        #[arg(short, long, value_name = "NAME=VALUE", value_parser = setting)]
+        config: Vec<(String, String)>,
         #[command(flatten)]
         node: KafkaNode,
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Show a topic's partitions and how many records they hold
     Describe {
@@ -288,7 +294,15 @@ pub(crate) enum TopicCommand {
         topic: String,
         #[command(flatten)]
         node: KafkaNode,
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
     },
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it is not of the form NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 #[derive(Debug, Args)]

@@ -19,13 +19,25 @@ use crate::{
 pub(crate) fn run(args: TopicArgs) -> Result<(), Failure> {
     match args.command {
         TopicCommand::List { node, json } => list(&node.kafka, json),
-        TopicCommand::Create { topic, partitions, node } => {
-            create(&node.kafka, &[topic.as_str()], partitions, false, false)?;
-            say!("topic \"{topic}\" is created");
+        TopicCommand::Create { topic, partitions, config, node, json } => {
+            create(&node.kafka, &[topic.as_str()], partitions, &config, false)?;
+            done(&topic, "created", json);
             Ok(())
         }
         TopicCommand::Describe { topic, node, json } => describe(&node.kafka, &topic, json),
-        TopicCommand::Delete { topic, node } => delete(&node.kafka, &topic),
+        TopicCommand::Delete { topic, node, json } => {
+            delete(&node.kafka, &topic)?;
+            done(&topic, "deleted", json);
+            Ok(())
+        }
+    }
+}
+
+fn done(topic: &str, what: &str, json: bool) {
+    if json {
+        say!("{}", json!({ "topic": topic, what: true }));
+    } else {
+        say!("topic \"{topic}\" is {what}");
     }
 }
 
@@ -77,19 +89,19 @@ fn describe(address: &str, topic: &str, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Creates topics; those that are there may be fine. What keeps its records does so for ever.
+/// Creates topics with some settings; those that are there may be fine.
 pub(crate) fn create(
     address: &str,
     topics: &[&str],
     partitions: i32,
+    config: &[(String, String)],
     exist_fine: bool,
-    keeps: bool,
 ) -> Result<(), Failure> {
     let new: Vec<_> = topics
         .iter()
         .map(|topic| {
             let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
-            if keeps { new.set("retention.ms", "-1") } else { new }
+            config.iter().fold(new, |new, (name, value)| new.set(name, value))
         })
         .collect();
     let outcomes = admin(address, async |admin, options| admin.create_topics(&new, options).await)?;
@@ -109,7 +121,6 @@ fn delete(address: &str, topic: &str) -> Result<(), Failure> {
     for outcome in outcomes {
         outcome.map_err(|(_, code)| refused(topic, code))?;
     }
-    say!("topic \"{topic}\" is deleted");
     Ok(())
 }
 
@@ -146,6 +157,10 @@ fn refused(topic: &str, code: RDKafkaErrorCode) -> Failure {
         Code::InvalidTopic => {
             Failure::new(Status::Failed, format!("\"{topic}\" is not a topic name"))
                 .hint("use 1 to 249 letters, digits, '.', '_' or '-'")
+        }
+        Code::InvalidConfig => {
+            Failure::new(Status::Failed, format!("topic \"{topic}\" can not be set up that way"))
+                .hint("docs/topic-settings.md lists the settings, and what each takes")
         }
         code => Failure::new(Status::Failed, format!("topic \"{topic}\": {code}")),
     }

@@ -69,6 +69,15 @@ fn topics_are_created_listed_described_and_deleted() {
     node.run(&["topic", "create", "a b"])
         .fails(1, &["error: \"a b\" is not a topic name", "hint: "]);
     node.run(&["topic", "delete", "orders"]).ok();
+    let create = ["topic", "create", "kept", "--json", "--config"];
+    let run = |setting| node.run(&[&create[..], &[setting]].concat());
+    run("retention.ms=often").fails(1, &["error: topic \"kept\" can not be set up", "hint: "]);
+    run("retention").fails(2, &["NAME=VALUE"]);
+    assert_eq!(run("retention.ms=-1").json(), [json!({ "topic": "kept", "created": true })]);
+    assert_eq!(
+        node.run(&["topic", "delete", "kept", "--json"]).json(),
+        [json!({ "topic": "kept", "deleted": true })]
+    );
     assert_eq!(node.run(&["topic", "list", "--json"]).ok(), "");
     let unknown = ["error: there is no topic \"orders\"", "hint: "];
     node.run(&["topic", "delete", "orders"]).fails(1, &unknown);

@@ -85,6 +85,9 @@ fn a_sum_out_of_range_is_a_dead_letter_or_stops_its_pipeline_alone() {
     assert_eq!(world.rows("a_sum"), [format!("{{\"v\":{}}}", i64::MAX)]);
     let letters = world.records("a_sum_dlq", 0);
     assert_eq!(letters.len(), 1);
+    let status = world.shared.status();
+    let counted = status.iter().find(|status| status.name == "a_sum").expect("it runs");
+    assert_eq!(counted.counters.dead_letters, 1);
     let value = String::from_utf8(letters[0].value.clone().unwrap().to_vec()).unwrap();
     assert!(value.contains(&(i64::MAX - 1).to_string()), "{value}");
     let reason = letters[0].headers[0].value.clone().unwrap();

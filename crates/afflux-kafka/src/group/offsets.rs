@@ -9,8 +9,8 @@
 //! value   version:i16=1  offset:i64  metadata:string  committed-at:i64  expires-at:i64
 //! ```
 //! The second is for the few clients that say themselves how long a commit is to be kept.
-//! A key without a value takes a commit back. Keys of other versions (groups' metadata, which
-//! Kafka keeps in the same topic) are stepped over.
+//! A key without a value takes a commit back. Keys of other versions, those of groups (`records`),
+//! are stepped over.
 //!
 //! Not here: who may commit, and where the records go.
 

@@ -2,8 +2,8 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use afflux_log::{EmbeddedLog, Entry, Group, Isolation, Log as _, TopicSpec};
-use afflux_record::{Compression, Header, Marker, batch};
+use afflux_log::{EmbeddedLog, Entry, Group, Isolation, Log as _, TopicSpec, error::TopicError};
+use afflux_record::{BatchError, Compression, Header, Marker, batch};
 use afflux_types::{Offset, TopicName, TopicPartition};
 use kafka_protocol::{
     ResponseError,
@@ -20,7 +20,7 @@ use kafka_protocol::{
 };
 
 use super::{
-    Groups, shared,
+    Groups, Inner, shared,
     store::{Records, end_of},
     transactional::PendingOffsets,
 };
@@ -36,6 +36,12 @@ use crate::{
 
 /// The longest metadata that may be committed with an offset: Kafka's limit.
 pub(super) const METADATA_BYTES_MAX: usize = 4096;
+/// The most that one request commits, as Kafka's own topic takes it by default.
+const COMMIT_BYTES_MAX: usize = 1 << 20;
+/// What a commit takes beside its names and metadata, at the most.
+const RECORD_BYTES: usize = 64;
+/// How many commits are taken back at once.
+const COMMITS_AT_ONCE: usize = 1000;
 /// How much of the offsets' topic is read at once when it is rebuilt.
 const REBUILD_BYTES: usize = 1 << 20;
 
@@ -103,25 +109,37 @@ impl Groups {
                 checked.push(outcome);
             }
         }
-        let written = Self::write(broker, taken).await;
-        let mut checked = checked.into_iter();
-        let topics = request.topics.into_iter().map(|topic| {
-            let partitions = topic.partitions.iter().map(|at| {
-                let outcome = checked.next().unwrap_or(Ok(())).and(written);
-                OffsetCommitResponsePartition::default()
-                    .with_partition_index(at.partition_index)
-                    .with_error_code(code::number(&outcome))
-            });
-            let partitions = partitions.collect();
-            OffsetCommitResponseTopic::default().with_name(topic.name).with_partitions(partitions)
-        });
-        OffsetCommitResponse::default().with_topics(topics.collect())
+        let sizes = taken.iter().map(|(group, at, committed)| (group, at, committed.as_ref()));
+        let written = match check_size(sizes) {
+            Ok(()) => {
+                // Asked again where it is written: its generation may be over by then.
+                let allowed =
+                    |inner: &mut Inner| inner.coordinator.may_commit(now, &standing, is_modern);
+                Self::write_if(broker, taken, allowed).await
+            }
+            Err(error) => Err(error),
+        };
+        committed_response(request, checked, written)
     }
 
-    /// Writes commits, and what takes them back, as one batch; applies them once it is durable.
+    /// Writes what takes commits back, a bounded part at a time.
     pub(super) async fn write(
         broker: &Arc<Broker>,
+        mut commits: Vec<Commit>,
+    ) -> Result<(), ResponseError> {
+        while !commits.is_empty() {
+            let part = commits.split_off(commits.len().saturating_sub(COMMITS_AT_ONCE));
+            Self::write_if(broker, part, |_| Ok(())).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes commits, and what takes them back, as one batch, if they are allowed at that moment;
+    /// applies them once it is durable.
+    async fn write_if(
+        broker: &Arc<Broker>,
         commits: Vec<Commit>,
+        allowed: impl FnOnce(&mut Inner) -> Result<(), ResponseError>,
     ) -> Result<(), ResponseError> {
         if commits.is_empty() {
             return Ok(());
@@ -136,17 +154,25 @@ impl Groups {
         let batch = builder.finish().map_err(|error| code::of_batch(&error))?;
         let entry = Entry { partition, batch };
         let group = Group { entries: vec![entry] };
-        let appended = broker.log.append(&group).await.map_err(|error| {
+        let ticket = broker
+            .groups
+            .with(|inner| (allowed(inner).map(|()| broker.log.append(&group)), Vec::new()))?;
+        let appended = ticket.await.map_err(|error| {
             tracing::warn!(%error, "offsets could not be committed");
-            code::of_append(&error)
+            code::of_group_append(&error)
         })?;
         let end = end_of(&appended, commits.len());
         let base = appended.base_offsets.first().map_or(0, |base| base.0);
+        let mut pending = broker.groups.pending.lock();
         let mut offsets = broker.groups.offsets.write();
         for (at, (group, partition, committed)) in (base..).zip(commits) {
+            if committed.is_none() {
+                // As it is read back.
+                pending.forget(|of, at| (of, at) == (&group, &partition));
+            }
             offsets.apply(Offset(at), group, partition, committed);
         }
-        drop(offsets);
+        drop((offsets, pending));
         broker.groups.note_end(end);
         Ok(())
     }
@@ -167,7 +193,10 @@ impl Groups {
             tokio::task::spawn_blocking(move || log.ensure_topic(&spec))
                 .await
                 .map_err(|_| ResponseError::UnknownServerError)?
-                .map_err(|error| code::of_topic(&error))
+                .map_err(|error| match error {
+                    TopicError::Append(error) => code::of_group_append(&error),
+                    error => code::of_topic(&error),
+                })
         });
         made.await.copied()
     }
@@ -330,6 +359,39 @@ fn standing_of(found: Found) -> (i64, i32, StrBytes) {
     }
 }
 
+fn committed_response(
+    request: OffsetCommitRequest,
+    checked: Vec<Result<(), ResponseError>>,
+    written: Result<(), ResponseError>,
+) -> OffsetCommitResponse {
+    let mut checked = checked.into_iter();
+    let topics = request.topics.into_iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|at| {
+            let outcome = checked.next().unwrap_or(Ok(())).and(written);
+            OffsetCommitResponsePartition::default()
+                .with_partition_index(at.partition_index)
+                .with_error_code(code::number(&outcome))
+        });
+        let partitions = partitions.collect();
+        OffsetCommitResponseTopic::default().with_name(topic.name).with_partitions(partitions)
+    });
+    OffsetCommitResponse::default().with_topics(topics.collect())
+}
+
+/// Refuses commits that Kafka, too, would not put into one batch.
+pub(super) fn check_size<'a>(
+    commits: impl Iterator<Item = (&'a GroupId, &'a TopicPartition, Option<&'a Committed>)>,
+) -> Result<(), ResponseError> {
+    let sizes = commits.map(|(group, partition, committed)| {
+        let metadata = committed.map_or(0, |committed| committed.metadata.len());
+        RECORD_BYTES + group.len() + partition.topic.as_str().len() + metadata
+    });
+    if sizes.sum::<usize>() > COMMIT_BYTES_MAX {
+        return Err(ResponseError::InvalidCommitOffsetSize);
+    }
+    Ok(())
+}
+
 /// The one partition of committed offsets.
 pub(crate) fn offsets_partition() -> Option<TopicPartition> {
     Some(TopicPartition::new(TopicName::new(OFFSETS_TOPIC).ok()?, 0))
@@ -356,7 +418,13 @@ pub(super) fn replay(
                 continue;
             }
             for record in batch::records(batch) {
-                let record = record.map_err(broken)?;
+                let record = match record {
+                    Err(error @ BatchError::UnpacksTooLarge { .. }) => {
+                        tracing::error!(offset = at.0, %error, "what groups stored is left out");
+                        break;
+                    }
+                    record => record.map_err(broken)?,
+                };
                 let applied: Result<(), MalformedOffset> = if header.is_transactional() {
                     pending.add_record(header.producer_id, &record)
                 } else {

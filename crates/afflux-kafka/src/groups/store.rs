@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// The most that a group may take: what is read back at start is bounded, too.
+const RECORD_BYTES_MAX: usize = 16 << 20;
+
 /// Replies in line, and the write that they wait for.
 pub(super) struct Outgoing {
     write: Option<(Ticket, Vec<Key>)>,
@@ -79,7 +82,15 @@ impl Groups {
 
     fn write_changed(&self, inner: &mut Inner) -> Option<(Ticket, Vec<Key>)> {
         let time = self.clock.now();
-        let changed = inner.coordinator.take_changed(time);
+        let mut changed = inner.coordinator.take_changed(time);
+        changed.retain(|(key, value)| {
+            let bytes = value.as_ref().map_or(0, Vec::len);
+            if bytes > RECORD_BYTES_MAX {
+                let group = &**key.group();
+                tracing::error!(group, bytes, "too large to be stored: it ends with this process");
+            }
+            bytes <= RECORD_BYTES_MAX
+        });
         if changed.is_empty() {
             return None;
         }

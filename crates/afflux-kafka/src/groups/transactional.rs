@@ -25,7 +25,11 @@ use kafka_protocol::{
     },
 };
 
-use super::{Groups, commits::METADATA_BYTES_MAX, shared};
+use super::{
+    Groups,
+    commits::{METADATA_BYTES_MAX, check_size},
+    shared,
+};
 use crate::{
     broker::{Broker, Context},
     code,
@@ -191,6 +195,7 @@ async fn write(
     request: &TxnOffsetCommitRequest,
     commits: &[Commit],
 ) -> Result<(), ResponseError> {
+    check_size(commits.iter().map(|(group, at, committed)| (group, at, Some(committed))))?;
     let groups = &broker.groups;
     let _begun = groups.begin_commit().await;
     let partition = Groups::ensure_offsets(broker).await?;
@@ -220,7 +225,7 @@ async fn write(
     if let Err(error) = ticket.await {
         tracing::warn!(%error, "offsets could not be committed");
         groups.pending.lock().take_back(id, number);
-        return Err(code::of_append(&error));
+        return Err(code::of_group_append(&error));
     }
     Ok(())
 }
@@ -244,10 +249,12 @@ fn take(
         let mut number = 0;
         let taken = allowed
             .map_err(|error| match error {
-                // A producer would not try again with the generation that comes.
-                ResponseError::RebalanceInProgress | ResponseError::GroupIdNotFound => {
-                    ResponseError::IllegalGeneration
-                }
+                // A producer would not try again with the generation that comes, and takes what it
+                // does not know for fatal.
+                ResponseError::RebalanceInProgress
+                | ResponseError::GroupIdNotFound
+                | ResponseError::StaleMemberEpoch
+                | ResponseError::UnsupportedVersion => ResponseError::IllegalGeneration,
                 error => error,
             })
             .and_then(|()| {

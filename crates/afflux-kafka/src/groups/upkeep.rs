@@ -96,7 +96,11 @@ impl Groups {
     fn find_expired(&self, broker: &Broker, id: &GroupId, expired: &mut Vec<Commit>) {
         let (now, retention) = (self.clock.now(), broker.options.group_offsets_retention);
         let (mut inner, offsets) = (self.inner.lock(), self.offsets.read());
+        let pending = self.pending.lock();
         for (at, committed) in offsets.all(id) {
+            if pending.all().any(|(of, partition, _)| (of, partition) == (id, at)) {
+                continue;
+            }
             let topic = at.topic.as_str();
             let since = inner.coordinator.unneeded_since(now, id, topic, committed.time);
             let until =

@@ -197,6 +197,17 @@ impl Coordinator {
         self.entries.extract_if(|_, entry| idle(entry)).map(|(id, _)| id).collect()
     }
 
+    /// How many ids are known.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// What the records of all ids say, if none is on its way.
+    pub(crate) fn settled(&self) -> Option<impl Iterator<Item = (&TransactionalId, &Facts)>> {
+        let all_stand = self.entries.values().all(|entry| entry.moving.is_none());
+        all_stand.then(|| self.entries.iter().map(|(id, entry)| (id, &entry.facts)))
+    }
+
     /// A client begins; `expected` is who it takes itself for (KIP-360).
     pub(crate) fn init(
         &mut self,

@@ -19,6 +19,7 @@
 
 mod producers;
 mod tools;
+mod upkeep;
 
 use std::{sync::Arc, time::Duration};
 
@@ -110,6 +111,9 @@ impl Transactions {
                 tracing::info!(id = &*departed.end.id, "a transaction took too long");
                 // If it could not be aborted it is tried again.
                 let _ = settle(broker, departed).await;
+            }
+            if let Err(error) = upkeep::keep_small(broker).await {
+                tracing::warn!(%error, "what transactions are could not be written anew");
             }
         }
     }

@@ -306,12 +306,9 @@ async fn add_one(
         Err(ResponseError::OperationNotAttempted)
     } else if request.verify_only {
         let coordinator = broker.transactions.coordinator.lock();
-        let results = wanted
-            .iter()
-            .map(|partition| (partition.clone(), coordinator.verify(&id, who, partition)));
         return answer(&request.topics, |topic, index| {
-            let found = results.clone().find(|(at, _)| is(at, topic, index));
-            found.map_or(Ok(()), |(_, outcome)| outcome)
+            let partition = partition(broker, topic, index);
+            partition.map_or(Ok(()), |partition| coordinator.verify(&id, who, &partition))
         });
     } else {
         add(broker, &id, who, &wanted).await
@@ -323,10 +320,6 @@ async fn add_one(
         }
         outcome
     })
-}
-
-fn is(at: &TopicPartition, topic: &str, index: i32) -> bool {
-    at.topic.as_str() == topic && at.partition.0 == index
 }
 
 fn answer(

@@ -1,6 +1,6 @@
 """What a user of confluent-kafka does: produce, form a group, rebalance, commit, resume.
 
-    python conformance.py BOOTSTRAP first|second
+    python conformance.py BOOTSTRAP first|second|modern
 
 `first` leaves 1,000 records read and committed and 500 unread; `second`, after the broker was
 restarted, reads exactly those.

@@ -9,7 +9,7 @@ const INTRODUCTION: &str = "\
 
 <!-- Made from crates/afflux-log/src/settings/table.rs; a test holds that they agree. -->
 
-Set when a topic is made, or later through any Kafka admin client (`kafka-configs`, `kcat`,
+Set when a topic is made, or later through any Kafka admin client (`kafka-configs`,
 `AdminClient.incrementalAlterConfigs`, ...). A change is durable before it is answered, and holds
 from then on.
 
@@ -17,8 +17,8 @@ Every setting does what is said here, or takes one value alone: the one that is 
 other value, and any other name, is refused with `INVALID_CONFIG` and the reason. Nothing is stored
 and ignored.
 
-Afflux's own topics (`__afflux_...`) are not seen by clients; `__consumer_offsets` can be described, not
-changed.
+Afflux's own topics (`__afflux_...`) are not seen by clients; `__consumer_offsets` and
+`__transaction_state` can be described, not changed.
 ";
 
 /// The page `docs/topic-settings.md`.

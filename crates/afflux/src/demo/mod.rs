@@ -134,7 +134,8 @@ fn replay(
 /// Makes topics, sources, table and views, as `flights.sql` says.
 fn prepare(reader: &Node, kafka: &str, scratch: &Path) -> Result<(), Failure> {
     let names = ["departures", "arrivals"];
-    topic::create(kafka, &names, PARTITIONS, false, true).map_err(|failure| {
+    let keep = [("retention.ms".to_owned(), "-1".to_owned())];
+    topic::create(kafka, &names, PARTITIONS, &keep, false).map_err(|failure| {
         failure.hint("the demo wants a data directory that holds nothing yet")
     })?;
     let airlines = scratch.join("airlines.csv");

@@ -117,7 +117,7 @@ impl Screen {
     /// Where to look.
     pub(crate) fn addresses(&self, addresses: &Addresses) {
         let Addresses { kafka, postgres, http } = addresses;
-        let page = format!("http://{http}/");
+        let page = format!("http://{http}/views/routes");
         let psql = format!(
             "psql 'postgresql://afflux@{postgres}/afflux' -c \
              'SELECT * FROM routes ORDER BY flights DESC LIMIT 10'"
