@@ -131,11 +131,16 @@ fn replay(
     prove(args, &replayed, sent, node, &reader, &watch, screen)
 }
 
+/// What a setting takes for "for ever".
+const NO_LIMIT: &str = "9223372036854775807";
+
 /// Makes topics, sources, table and views, as `flights.sql` says.
 fn prepare(reader: &Node, kafka: &str, scratch: &Path) -> Result<(), Failure> {
     let names = ["departures", "arrivals"];
-    let keep = [("retention.ms".to_owned(), "-1".to_owned())];
-    topic::create(kafka, &names, PARTITIONS, &keep, false).map_err(|failure| {
+    // Its flights are of 2013, and of years to come where it repeats them.
+    let any_time = [("retention.ms", "-1"), ("message.timestamp.after.max.ms", NO_LIMIT)]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    topic::create(kafka, &names, PARTITIONS, &any_time, false).map_err(|failure| {
         failure.hint("the demo wants a data directory that holds nothing yet")
     })?;
     let airlines = scratch.join("airlines.csv");
