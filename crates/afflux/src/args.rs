@@ -470,6 +470,25 @@ mod tests {
     }
 
     #[test]
+    fn a_node_listens_on_loopback_unless_it_is_told_otherwise() {
+        let listen = |words: &[&str]| match Cli::parse_from(words).command {
+            Command::Up(args) => [args.listen.kafka, args.listen.postgres, args.listen.http],
+            other => panic!("{other:?}"),
+        };
+        let usual = listen(&["afflux", "up"]);
+        assert!(usual.iter().all(|address| address.ip().is_loopback()), "{usual:?}");
+        assert_eq!(usual.map(|address| address.port()), [9092, 5433, 8080]);
+        let told = listen(&["afflux", "up", "--http", "0.0.0.0:80"]);
+        assert_eq!(told.map(|address| address.ip().is_loopback()), [true, true, false]);
+    }
+
+    #[test]
+    fn a_demo_replays_a_day_a_second() {
+        let Command::Demo(args) = Cli::parse_from(["afflux", "demo"]).command else { panic!() };
+        assert_eq!(args.speed, Speed::DaysASecond(1.0));
+    }
+
+    #[test]
     fn speeds_are_days_or_max() {
         let check = |text: &str, expected: Option<Speed>| assert_eq!(speed(text).ok(), expected);
         check("max", Some(Speed::Max));

@@ -34,6 +34,17 @@ fn the_views_of_a_week_equal_the_batch_recomputation() {
 }
 
 #[test]
+fn what_people_read_says_how_it_went() {
+    let words = ["demo", "--until-done", "--days", "1", "--speed", "max"];
+    let anywhere = ["--kafka", "127.0.0.1:0", "--postgres", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let said = run(afflux().args(words).args(anywhere)).ok();
+    for part in ["views equal the batch recomputation", "/views/routes", "records/s", "p50", "p99"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
 fn a_record_that_is_missing_is_noticed() {
     // One of each topic: the first record is a departure, the thousandth a landing.
     for dropped in ["0", "1000"] {

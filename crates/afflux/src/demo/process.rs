@@ -336,3 +336,20 @@ pub(crate) fn free_addresses(asked: [(Option<SocketAddr>, u16); 3]) -> Result<Ad
     }
     Ok(Addresses { kafka: chosen[0], postgres: chosen[1], http: chosen[2] })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_makes_way_for_the_next() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let usual = taken.local_addr().expect("an address").port();
+        let asked: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let chosen = free_addresses([(None, usual), (None, usual), (Some(asked), usual)]);
+        let chosen = chosen.unwrap_or_else(|failure| panic!("{failure:?}"));
+        assert!(chosen.kafka.port() > usual, "{chosen:?}");
+        assert!(chosen.postgres.port() > chosen.kafka.port(), "{chosen:?}");
+        assert_eq!(chosen.http, asked);
+    }
+}
