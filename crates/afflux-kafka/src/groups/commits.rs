@@ -164,12 +164,14 @@ impl Groups {
         let end = end_of(&appended, commits.len());
         let base = appended.base_offsets.first().map_or(0, |base| base.0);
         let mut pending = broker.groups.pending.lock();
+        let gone = commits.iter().filter(|(.., committed)| committed.is_none());
+        let gone: HashSet<_> = gone.map(|(group, partition, _)| (group, partition)).collect();
+        if !gone.is_empty() {
+            // As it is read back.
+            pending.forget(|group, partition| gone.contains(&(group, partition)));
+        }
         let mut offsets = broker.groups.offsets.write();
         for (at, (group, partition, committed)) in (base..).zip(commits) {
-            if committed.is_none() {
-                // As it is read back.
-                pending.forget(|of, at| (of, at) == (&group, &partition));
-            }
             offsets.apply(Offset(at), group, partition, committed);
         }
         drop((offsets, pending));

@@ -14,7 +14,10 @@
 //! A crash before 3 leaves both, which say the same: the newer records are read last. The
 //! records that take something back are not written anew; they go along with what they took back.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use afflux_log::{Entry, Group, Log as _, Ticket};
 use afflux_record::{Compression, batch};
@@ -95,12 +98,14 @@ impl Groups {
 
     fn find_expired(&self, broker: &Broker, id: &GroupId, expired: &mut Vec<Commit>) {
         let (now, retention) = (self.clock.now(), broker.options.group_offsets_retention);
+        // Before the offsets are locked: who ends a transaction locks these first. New ones wait.
+        let pending: HashSet<TopicPartition> = {
+            let all = self.pending.lock();
+            let its = all.all().filter(|(of, ..)| of == id);
+            its.map(|(_, partition, _)| partition.clone()).collect()
+        };
         let (mut inner, offsets) = (self.inner.lock(), self.offsets.read());
-        let pending = self.pending.lock();
-        for (at, committed) in offsets.all(id) {
-            if pending.all().any(|(of, partition, _)| (of, partition) == (id, at)) {
-                continue;
-            }
+        for (at, committed) in offsets.all(id).filter(|(at, _)| !pending.contains(*at)) {
             let topic = at.topic.as_str();
             let since = inner.coordinator.unneeded_since(now, id, topic, committed.time);
             let until =

@@ -97,7 +97,7 @@ impl Transactions {
     pub(crate) async fn run(broker: &Arc<Broker>) {
         loop {
             tokio::time::sleep(CHECK_EVERY).await;
-            let _begun = broker.groups.begin_commit().await;
+            let begun = broker.groups.begin_commit().await;
             let departed: Vec<Departed> = {
                 let now = now(&broker.env);
                 let mut coordinator = broker.transactions.coordinator.lock();
@@ -112,6 +112,7 @@ impl Transactions {
                 // If it could not be aborted it is tried again.
                 let _ = settle(broker, departed).await;
             }
+            drop(begun);
             if let Err(error) = upkeep::keep_small(broker).await {
                 tracing::warn!(%error, "what transactions are could not be written anew");
             }
