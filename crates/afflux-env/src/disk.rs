@@ -45,6 +45,15 @@ impl OpenMode {
     }
 }
 
+/// How many bytes there is room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that can still be written.
+    pub free: u64,
+    /// Bytes that it holds when it is empty.
+    pub total: u64,
+}
+
 /// A directory tree.
 pub trait Disk: Send + Sync + 'static {
     /// Opens a file.
@@ -59,8 +68,8 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes creations, renames and removals in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Bytes that can still be written where `path` is.
-    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// How much room there is where `path` is.
+    fn room(&self, path: &Path) -> io::Result<Room>;
     /// Takes an exclusive lock on a file, created if absent; `WouldBlock` if another holds it.
     /// Held until the value is dropped, or the process ends.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;

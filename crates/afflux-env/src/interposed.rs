@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use crate::{Disk, File, Lock, OpenMode};
+use crate::{Disk, File, Lock, OpenMode, Room};
 
 /// Who stands before writes and syncs. Files are numbered as they are opened.
 pub trait Interpose: Send + Sync + 'static {
@@ -67,8 +67,8 @@ impl<I: Interpose> Disk for Interposed<I> {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.disk.sync_dir(dir)
     }
-    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        self.disk.free_bytes(path)
+    fn room(&self, path: &Path) -> io::Result<Room> {
+        self.disk.room(path)
     }
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
         self.disk.lock(path)

@@ -58,16 +58,15 @@ const BYTES: Kind = Kind::Bytes;
 const INTEGERS: Kind = Kind::List(&Kind::Fixed(4));
 const TEXTS: Kind = Kind::List(&Kind::Text);
 
-/// All that is served. Fetch stops at 16: version 17 is for followers, which there are none of;
-/// `ListTransactions` at 1: version 2 filters by regular expressions.
+/// All that is served.
 pub(crate) static SERVED: &[Api] = &[
     Api { served_min: 3, ..api(ApiKey::Produce, 0, 13, 9, PRODUCE) },
-    api(ApiKey::Fetch, 4, 16, 12, FETCH),
+    api(ApiKey::Fetch, 4, 18, 12, FETCH),
     api(ApiKey::ListOffsets, 1, 10, 6, LIST_OFFSETS),
     api(ApiKey::Metadata, 0, 13, 9, METADATA),
     api(ApiKey::OffsetCommit, 2, 9, 8, OFFSET_COMMIT),
     api(ApiKey::OffsetFetch, 1, 9, 6, OFFSET_FETCH),
-    api(ApiKey::FindCoordinator, 0, 5, 3, FIND_COORDINATOR),
+    api(ApiKey::FindCoordinator, 0, 6, 3, FIND_COORDINATOR),
     api(ApiKey::JoinGroup, 0, 9, 6, JOIN_GROUP),
     api(ApiKey::Heartbeat, 0, 4, 4, HEARTBEAT),
     api(ApiKey::LeaveGroup, 0, 5, 4, LEAVE_GROUP),
@@ -86,7 +85,7 @@ pub(crate) static SERVED: &[Api] = &[
     api(ApiKey::DescribeCluster, 0, 2, 0, DESCRIBE_CLUSTER),
     api(ApiKey::DescribeProducers, 0, 0, 0, DESCRIBE_PRODUCERS),
     api(ApiKey::DescribeTransactions, 0, 0, 0, DESCRIBE_TRANSACTIONS),
-    api(ApiKey::ListTransactions, 0, 1, 0, LIST_TRANSACTIONS),
+    api(ApiKey::ListTransactions, 0, 2, 0, LIST_TRANSACTIONS),
     api(ApiKey::DescribeConfigs, 1, 4, 4, DESCRIBE_CONFIGS),
     api(ApiKey::AlterConfigs, 0, 2, 2, ALTER_CONFIGS),
     api(ApiKey::IncrementalAlterConfigs, 0, 1, 1, INCREMENTAL_ALTER_CONFIGS),
@@ -318,6 +317,7 @@ const LIST_TRANSACTIONS: &[Field] = &[
     always(TEXTS),                       // states
     always(Kind::List(&Kind::Fixed(8))), // producer ids
     since(1, I64),                       // duration
+    since(2, TEXT),                      // expression
 ];
 
 const DESCRIBE_CLUSTER: &[Field] = &[always(I8), since(1, I8), since(2, I8)];

@@ -41,10 +41,7 @@ fn note(key: ApiKey) -> &'static str {
             "Served from version 3 on; 0 is listed since old librdkafka looks for it. `acks` 1 and \
              -1 are the same: both are what the topic's `durability` says"
         }
-        ApiKey::Fetch => {
-            "Sessions are declined: each request names all that it wants. Later versions are for \
-             replicas. Leader epochs are not compared"
-        }
+        ApiKey::Fetch => "Sessions are declined: each request names all that it wants",
         ApiKey::ListOffsets => "Nothing is tiered: the latest tiered offset is -1",
         ApiKey::InitProducerId => "Two-phase commit (KIP-939) is refused",
         ApiKey::WriteTxnMarkers => "Ends the transaction as a whole, in all its partitions",
@@ -63,15 +60,15 @@ fn note(key: ApiKey) -> &'static str {
         ApiKey::OffsetForLeaderEpoch => {
             "Each start of the node begins an epoch; no record that was shown is taken back by one"
         }
-        ApiKey::DescribeLogDirs => {
-            "One directory, the journal's, with batches as they are stored; its total size is not told"
-        }
+        ApiKey::DescribeLogDirs => "One directory, the journal's, with batches as they are stored",
         ApiKey::DescribeTopicPartitions => "One replica. Authorised operations are not told",
         ApiKey::ElectLeaders => "The one node leads all: no election is ever needed",
         ApiKey::AlterPartitionReassignments => {
             "Only to where the partition is, which is done at once"
         }
         ApiKey::ListPartitionReassignments => "None is ever under way",
+        ApiKey::FindCoordinator => "Share groups have none",
+        ApiKey::ListTransactions => "Expressions are those of Rust's `regex`",
         _ => "",
     }
 }

@@ -6,8 +6,7 @@
 //! 3. The answer is encoded around the batches, which are passed on where they lie.
 //!
 //! Sessions are declined (the answer's session is 0): with one node a client's list of partitions
-//! is short. A client's leader epoch is not looked at: nobody is ever shown what is not durable,
-//! so no client can be ahead of the log or on a branch of it.
+//! is short.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +18,7 @@ use kafka_protocol::{ResponseError, messages::FetchRequest, protocol::StrBytes};
 use crate::{
     broker::{Broker, Context},
     code, list_offsets,
+    produce::check_epoch,
     wire::Answer,
 };
 
@@ -27,6 +27,8 @@ use crate::{
 struct Wanted {
     index: i32,
     at: Result<TopicPartition, ResponseError>,
+    /// Whether the client knows which leader epoch it is.
+    epoch: Result<(), ResponseError>,
     from: Offset,
     bytes_max: usize,
 }
@@ -99,6 +101,7 @@ fn resolve(broker: &Broker, context: &Context, request: FetchRequest) -> Vec<Wan
                 Some(topic) => Ok(TopicPartition::new(topic.name.clone(), partition.partition)),
                 None => Err(unknown),
             },
+            epoch: check_epoch(broker, partition.current_leader_epoch),
             from: Offset(partition.fetch_offset),
             bytes_max: usize::try_from(partition.partition_max_bytes).unwrap_or(0),
         });
@@ -148,6 +151,7 @@ fn look(
 ) -> Result<(Batches, bool), ResponseError> {
     let partition = wanted.at.as_ref().map_err(|error| *error)?;
     let bounds = log.bounds(partition).map_err(|error| code::of_read(&error))?;
+    wanted.epoch?;
     let end = end(&bounds, isolation);
     // Between the stable end and the durable one there is nothing to show yet, but no error.
     if wanted.from < bounds.start || wanted.from > bounds.durable {
@@ -327,6 +331,7 @@ mod tests {
         };
         let wanted = |index| Wanted {
             index,
+            epoch: Ok(()),
             at: Err(ResponseError::UnknownServerError),
             from: Offset(1),
             bytes_max: 1,

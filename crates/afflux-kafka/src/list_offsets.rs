@@ -16,7 +16,7 @@ use crate::{
     broker::{Broker, Context},
     code,
     fetch::end,
-    produce::leader_epoch,
+    produce::{check_epoch, leader_epoch},
 };
 
 /// Instead of a time: the end.
@@ -47,7 +47,9 @@ pub(crate) async fn answer(
                 None => Err(ResponseError::UnknownTopicOrPartition),
                 Some(topic) => {
                     let partition = TopicPartition::new(topic.name.clone(), at.partition_index);
-                    find(Arc::clone(&broker.log), partition, at.timestamp, isolation).await
+                    let epoch = check_epoch(broker, at.current_leader_epoch);
+                    let wanted = (at.timestamp, epoch);
+                    find(Arc::clone(&broker.log), partition, wanted, isolation).await
                 }
             };
             let response =
@@ -79,13 +81,13 @@ type Found = Option<(Offset, Option<Timestamp>)>;
 async fn find(
     log: Arc<EmbeddedLog>,
     partition: TopicPartition,
-    wanted: i64,
+    (wanted, epoch): (i64, Result<(), ResponseError>),
     isolation: Isolation,
 ) -> Result<Found, ResponseError> {
     // Looking for a time reads the disk.
     let found = tokio::task::spawn_blocking(move || look(&log, &partition, wanted, isolation));
     match found.await {
-        Ok(Ok(found)) => found,
+        Ok(Ok(found)) => epoch.and(found),
         Ok(Err(error)) => Err(code::of_read(&error)),
         Err(_) => Err(ResponseError::UnknownServerError),
     }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use afflux_env::Room;
 use afflux_log::{EpochEnd, Log as _, Topic};
 use afflux_types::{LeaderEpoch, Offset, TopicPartition};
 use kafka_protocol::{
@@ -27,7 +28,7 @@ use kafka_protocol::{
 use crate::{
     broker::{Broker, Context, Refusal, repeated, text, wire_name},
     code,
-    produce::leader_epoch,
+    produce::check_epoch,
     replicas,
 };
 
@@ -188,15 +189,7 @@ async fn epoch_end(
 ) -> Result<Option<EpochEnd>, ResponseError> {
     let topic = topic.ok_or(ResponseError::UnknownTopicOrPartition)?;
     let partition = TopicPartition::new(topic.name.clone(), index);
-    let now = leader_epoch(broker);
-    if current != NONE && current != now {
-        let is_older = current < now;
-        return Err(if is_older {
-            ResponseError::FencedLeaderEpoch
-        } else {
-            ResponseError::UnknownLeaderEpoch
-        });
-    }
+    check_epoch(broker, current)?;
     let log = Arc::clone(&broker.log);
     // What is asked of the past reads the disk.
     let found = tokio::task::spawn_blocking(move || log.epoch_end(&partition, LeaderEpoch(asked)));
@@ -238,10 +231,13 @@ pub(crate) async fn log_dirs(
             let name = wire_name(&topic.name);
             DescribeLogDirsTopic::default().with_name(name).with_partitions(sizes.collect())
         });
+        let room = log.room();
+        let bytes = |of: fn(&Room) -> u64| room.as_ref().map_or(-1, |room| of(room) as i64);
         DescribeLogDirsResult::default()
             .with_log_dir(text(&log.dir().display().to_string()))
             .with_topics(topics.collect())
-            .with_usable_bytes(log.free_bytes().map_or(-1, |bytes| bytes as i64))
+            .with_total_bytes(bytes(|room| room.total))
+            .with_usable_bytes(bytes(|room| room.free))
     });
     match looking.await {
         Ok(result) => DescribeLogDirsResponse::default().with_results(vec![result]),

@@ -6,7 +6,7 @@
 //! takes the groups when the request is read, so that they keep the order of requests; the answer
 //! waits for its tickets alone, so that many requests of one connection share a sync.
 
-use std::sync::Arc;
+use std::{cmp::Ordering, sync::Arc};
 
 use afflux_log::{Entry, Group, Log as _, Ticket, Topic};
 use afflux_record::batch;
@@ -210,4 +210,15 @@ fn record_error((place, reason): &(i32, String)) -> BatchIndexAndErrorMessage {
 pub(crate) fn leader_epoch(broker: &Broker) -> i32 {
     let LeaderEpoch(epoch) = broker.log.leader_epoch();
     epoch
+}
+
+/// Refuses who thinks that it is another epoch (KIP-320): it has to look where things are now, and
+/// whether what it has read still stands there. -1 thinks nothing.
+pub(crate) fn check_epoch(broker: &Broker, current: i32) -> Result<(), ResponseError> {
+    match current.cmp(&leader_epoch(broker)) {
+        _ if current == -1 => Ok(()),
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(ResponseError::FencedLeaderEpoch),
+        Ordering::Greater => Err(ResponseError::UnknownLeaderEpoch),
+    }
 }

@@ -13,8 +13,8 @@ use kafka_protocol::{
     messages::{
         AlterPartitionReassignmentsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest,
         DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-        DescribeLogDirsRequest, DescribeTopicPartitionsRequest, ElectLeadersRequest, GroupId,
-        IncrementalAlterConfigsRequest, ListConfigResourcesRequest,
+        DescribeLogDirsRequest, DescribeTopicPartitionsRequest, ElectLeadersRequest, FetchRequest,
+        GroupId, IncrementalAlterConfigsRequest, ListConfigResourcesRequest, ListOffsetsRequest,
         ListPartitionReassignmentsRequest, MetadataRequest, OffsetCommitRequest,
         OffsetForLeaderEpochRequest, ProduceRequest, TopicName,
         alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
@@ -25,7 +25,9 @@ use kafka_protocol::{
         describe_log_dirs_request::DescribableLogDirTopic,
         describe_topic_partitions_request::{Cursor, TopicRequest},
         elect_leaders_request::TopicPartitions,
+        fetch_request::{FetchPartition, FetchTopic},
         incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
+        list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         metadata_request::MetadataRequestTopic,
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
         offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic},
@@ -217,6 +219,40 @@ fn epochs_end_where_the_next_one_begins() {
     assert_eq!(epoch_end(&mut client, "u", -1, first), (UnknownTopicOrPartition.code(), none));
 }
 
+/// KIP-320: who was away while the node started anew has to look before it reads on.
+#[test]
+fn readers_of_another_epoch_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_server, mut client) = start(&directory);
+    produce(&mut client, "t", 0, 3).unwrap();
+    let now = leader_epoch(&mut client);
+    let expected = [
+        (-1, 0),
+        (now, 0),
+        (now - 1, FencedLeaderEpoch.code()),
+        (now + 1, UnknownLeaderEpoch.code()),
+    ];
+    for (epoch, code) in expected {
+        let partition =
+            FetchPartition::default().with_current_leader_epoch(epoch).with_partition_max_bytes(1);
+        let topic = FetchTopic::default().with_topic(name("t")).with_partitions(vec![partition]);
+        let request = FetchRequest::default().with_max_bytes(1).with_topics(vec![topic]);
+        let answer = client.call(12, &request);
+        let got = &answer.responses[0].partitions[0];
+        assert_eq!(
+            (got.error_code, got.records.as_ref().is_some_and(|r| !r.is_empty())),
+            (code, code == 0)
+        );
+        let partition =
+            ListOffsetsPartition::default().with_current_leader_epoch(epoch).with_timestamp(-1);
+        let topic =
+            ListOffsetsTopic::default().with_name(name("t")).with_partitions(vec![partition]);
+        let answer = client.call(7, &ListOffsetsRequest::default().with_topics(vec![topic]));
+        let got = &answer.topics[0].partitions[0];
+        assert_eq!((got.error_code, got.offset), (code, if code == 0 { 3 } else { -1 }));
+    }
+}
+
 #[test]
 fn partitions_are_described_a_page_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
@@ -304,7 +340,7 @@ fn what_there_is_has_a_size_and_settings() {
         let response = client.call(4, &DescribeLogDirsRequest::default().with_topics(topics));
         let dir = &response.results[0];
         assert!(dir.log_dir.starts_with(directory.path().to_str().unwrap()));
-        assert!(dir.usable_bytes > 0);
+        assert!(dir.usable_bytes > 0 && dir.total_bytes > dir.usable_bytes);
         let topics = dir.topics.iter().map(|topic| {
             let sizes: Vec<i64> = topic.partitions.iter().map(|p| p.partition_size).collect();
             (topic.name.to_string(), sizes)

@@ -6,6 +6,7 @@ mod sim;
 use afflux_env::sim::Sim;
 use afflux_kafka::Options;
 use kafka_protocol::{
+    ResponseError,
     messages::{
         AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, ApiVersionsRequest, ApiVersionsResponse,
         DescribeProducersRequest, DescribeTransactionsRequest, EndTxnRequest,
@@ -59,7 +60,7 @@ async fn every_version_is_answered() {
         |version| find(version).with_key_type(i8::from(version > 0)),
         |_, answer| answer.error_code,
     );
-    assert_eq!(found.await, [0; 6]);
+    assert_eq!(found.await, [0; 7]);
     let init = |_| {
         InitProducerIdRequest::default()
             .with_transactional_id(Some(id()))
@@ -154,7 +155,19 @@ async fn every_version_is_answered() {
         assert_eq!(answer.transaction_states[0].transactional_id, id());
         answer.error_code
     });
-    assert_eq!(listed.await, [0; 2]);
+    assert_eq!(listed.await, [0; 3]);
+    for (pattern, error, found) in [
+        ("i.", 0, 1),
+        ("i", 0, 0),
+        ("", 0, 1),
+        ("i(", ResponseError::InvalidRegularExpression.code(), 0),
+    ] {
+        let list = ListTransactionsRequest::default()
+            .with_duration_filter(-1)
+            .with_transactional_id_pattern(Some(text(pattern)));
+        let answer = call(&node, 2, &list).await;
+        assert_eq!((answer.error_code, answer.transaction_states.len()), (error, found));
+    }
     assert_eq!(node.log.open_transactions(), []);
     node.stop().await;
 }

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+use afflux_env::Room;
 use afflux_types::{LeaderEpoch, Offset, TopicId, TopicName, TopicPartition};
 
 use crate::{
@@ -206,9 +207,9 @@ impl EmbeddedLog {
         &self.shared.dir
     }
 
-    /// How many bytes can still be written.
-    pub fn free_bytes(&self) -> std::io::Result<u64> {
-        self.shared.env.disk.free_bytes(&self.shared.dir)
+    /// How much room there is on the disk that the journal is on.
+    pub fn room(&self) -> std::io::Result<Room> {
+        self.shared.env.disk.room(&self.shared.dir)
     }
 
     /// The sizes and limits that it was opened with.

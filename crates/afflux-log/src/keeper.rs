@@ -176,7 +176,7 @@ impl Shared {
     /// What a new file needs, and what is there for it: on the disk, and up to the log's own
     /// limit. The less of both counts.
     fn room_for(&self, capacity: u64) -> io::Result<(u64, u64)> {
-        let free = self.env.disk.free_bytes(&self.dir)?;
+        let free = self.env.disk.room(&self.dir)?.free;
         // Spares are used up before a file is made.
         let own: u64 = self.state.lock().files.values().map(|file| file.file.capacity).sum();
         let most = self.options.bytes_max.unwrap_or((own + free) / 10 * 9);

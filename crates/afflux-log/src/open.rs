@@ -232,7 +232,7 @@ fn first_file(
     let disk = &*env.disk;
     let spare = spare_path(dir, keeper.spare_next);
     keeper.spare_next += 1;
-    let free = disk.free_bytes(dir).map_err(|error| OpenError::io(dir, error))?;
+    let free = disk.room(dir).map_err(|error| OpenError::io(dir, error))?.free;
     let needed = identity.capacity + options.free_bytes_min;
     let full = || OpenError::DiskFull { path: dir.to_owned(), needed, free };
     if free < needed {

@@ -121,7 +121,7 @@ fn a_full_disk_stops_nothing_for_good() {
             }
         }
     }
-    assert_eq!(sim.disk.free_bytes(std::path::Path::new("/data")).unwrap(), 0);
+    assert_eq!(sim.disk.room(std::path::Path::new("/data")).unwrap().free, 0);
     sim.disk.set_capacity(1 << 40);
     for _ in 0..3 {
         sim.clock.advance(Duration::from_secs(2));

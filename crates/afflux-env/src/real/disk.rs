@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Disk, File, Lock, OpenMode};
+use crate::{Disk, File, Lock, OpenMode, Room};
 
 /// How many buffers one `pwritev` takes on every system that we run on (`IOV_MAX`).
 const BUFFERS_MAX: usize = 1024;
@@ -63,9 +63,10 @@ impl Disk for RealDisk {
         fs::File::open(dir)?.sync_all()
     }
 
-    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+    fn room(&self, path: &Path) -> io::Result<Room> {
         let stat = rustix::fs::statvfs(path)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Room { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {

@@ -22,7 +22,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::SimRandom;
-use crate::{Disk, File, Lock, OpenMode};
+use crate::{Disk, File, Lock, OpenMode, Room};
 
 const PAGE: usize = 4096;
 
@@ -332,10 +332,11 @@ impl Disk for SimDisk {
         }
     }
 
-    fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
+    fn room(&self, _path: &Path) -> io::Result<Room> {
         let state = self.0.lock();
         state.alive(state.life)?;
-        Ok(state.capacity_bytes.saturating_sub(state.used_bytes()))
+        let total = state.capacity_bytes;
+        Ok(Room { free: total.saturating_sub(state.used_bytes()), total })
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {

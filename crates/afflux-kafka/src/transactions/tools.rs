@@ -26,6 +26,7 @@ use super::{Transactions, depart, mark, now, producers::whole, settle};
 use crate::{
     broker::{Broker, Context, text},
     code,
+    group::consumer::compile,
     transaction::{Facts, Identity},
 };
 
@@ -64,7 +65,6 @@ impl Transactions {
     }
 
     /// `ListTransactions`.
-    #[expect(clippy::needless_pass_by_value, reason = "all answers are made alike")]
     pub(crate) fn list(
         broker: &Arc<Broker>,
         context: &Context,
@@ -74,17 +74,22 @@ impl Transactions {
         let unknown = request.state_filters.iter().filter(|state| !is_known(state));
         let response = ListTransactionsResponse::default()
             .with_unknown_state_filters(unknown.cloned().collect());
+        let pattern = request.transactional_id_pattern.filter(|pattern| !pattern.is_empty());
+        let Ok(pattern) = pattern.as_deref().map(compile).transpose() else {
+            return response.with_error_code(ResponseError::InvalidRegularExpression.code());
+        };
         let now = broker.env.clock.now();
         let least = u128::try_from(request.duration_filter).ok().filter(|_| context.version >= 1);
         let runs_for =
             |facts: &Facts| facts.started.map_or(0, |begun| now.since(begun).as_millis());
         let coordinator = broker.transactions.coordinator.lock();
-        let wanted = coordinator.list().filter(|(_, facts, state)| {
+        let wanted = coordinator.list().filter(|(id, facts, state)| {
             let ids = &request.producer_id_filters;
             let states = &request.state_filters;
             (ids.is_empty() || ids.iter().any(|id| id.0 == facts.producer.id))
                 && (states.is_empty() || states.iter().any(|wanted| &**wanted == *state))
                 && least.is_none_or(|least| runs_for(facts) > least)
+                && pattern.as_ref().is_none_or(|pattern| pattern.is_match(id))
         });
         let listed = wanted.map(|(id, facts, state)| {
             ListedTransaction::default()

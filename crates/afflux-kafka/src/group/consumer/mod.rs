@@ -447,7 +447,7 @@ impl Group {
 }
 
 /// An expression, which has to match the whole of a name.
-fn compile(expression: &str) -> Result<regex::Regex, regex::Error> {
+pub(crate) fn compile(expression: &str) -> Result<regex::Regex, regex::Error> {
     // By itself first: it might close the parenthesis that is put around it.
     regex::RegexBuilder::new(expression).size_limit(EXPRESSION_BYTES_MAX).build()?;
     regex::RegexBuilder::new(&format!("^(?:{expression})$"))
