@@ -366,14 +366,14 @@ mod tests {
         check("follower.replication.throttled.replicas", "*", Err("only empty"));
         check("segment.bytes", "52428800", Ok(()));
         check("durability", "relaxed", Ok(()));
-        check("durability", "none", Err("one of sync, relaxed"));
+        check("durability", "none", Err("one of fsync, relaxed"));
         check("retention", "1", Err("no setting retention"));
     }
 
     #[test]
     fn relaxed_topics_promise_no_sync() {
         for flush in ["flush.messages", "flush.ms"] {
-            settings(&[(flush, "1"), ("durability", "sync")]).unwrap();
+            settings(&[(flush, "1"), ("durability", "fsync")]).unwrap();
             let refused = settings(&[(flush, "1"), ("durability", "relaxed")]).unwrap_err();
             assert!(refused.to_string().contains(flush), "{refused}");
         }

@@ -88,10 +88,10 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         "durability",
         Text,
-        "sync",
-        OneOf(&["sync", "relaxed"]),
+        "fsync",
+        OneOf(&["fsync", "relaxed"]),
         None,
-        "When a record is acknowledged. `sync`: once it is on the disk; no crash loses it. \
+        "When a record is acknowledged. `fsync`: once it is on the disk; no crash loses it. \
          `relaxed`: once it has its offset; it is on its way to the disk then, within \
          milliseconds, and a crash of the node or the machine in that time loses it. Readers are \
          shown a record once it is on the disk, whichever it is. `relaxed` can not be set along \
@@ -112,7 +112,7 @@ pub static SETTINGS: &[Setting] = &[
         AtLeast(1),
         Some("log.flush.interval.messages"),
         "After how many records they must be synced to the disk, at the latest. With `durability` \
-         `sync` every record is before it is acknowledged, so any number is kept to.",
+         `fsync` every record is before it is acknowledged, so any number is kept to.",
     ),
     setting(
         "flush.ms",
@@ -121,7 +121,7 @@ pub static SETTINGS: &[Setting] = &[
         AtLeast(0),
         Some("log.flush.interval.ms"),
         "After how many milliseconds records must be synced to the disk, at the latest. With \
-         `durability` `sync` every record is before it is acknowledged, so any number is kept to.",
+         `durability` `fsync` every record is before it is acknowledged, so any number is kept to.",
     ),
     fixed(
         "follower.replication.throttled.replicas",
