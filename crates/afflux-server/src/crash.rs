@@ -1,7 +1,8 @@
 //! Ends the process by SIGKILL in the middle of a commit, for tests.
 //!
 //! What a test wants to see survive is a node that dies between the write of a pipeline's commit
-//! and its sync, or between its sync and its publication. From outside a process that moment can
+//! and its sync, or between its sync and its publication; or, where the broker alone is tried,
+//! between a write for a client, its sync and its acknowledgement. From outside a process that moment can
 //! not be hit; so the node wraps its disk and the engine's door to the log:
 //!
 //! 1. [`CrashLog`] counts the commits that the engine submits. At the one that the plan names it
@@ -13,7 +14,9 @@
 //!    succeeded and before the log hears of it. Which of the two, the plan's seed decides.
 //! 4. A line `written` or `synced` in the plan's file is the proof. It is written first; a file
 //!    that the process wrote outlives its SIGKILL.
-//! 5. In every other life there is no crash: the process then writes its number beside that file,
+//! 5. A plan may name a text instead: then the writes that hold it are counted, whatever they are
+//!    for. Clients that put it into their records and names decide so what can be hit.
+//! 6. In every other life there is no crash: the process then writes its number beside that file,
 //!    with the extension `spared`.
 //!
 //! A node without a plan has none of these wrappers.
@@ -41,6 +44,8 @@ const NEEDLE: usize = 44;
 /// The number of the commit at which the process ends, from 1. Not among the first, while who
 /// started the node makes its views.
 const COMMITS: Range<u64> = 6..12;
+/// The same of the writes that hold the plan's text.
+const WRITES: Range<u64> = 5..50;
 
 /// When a node is to end its own process. Set by tests alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +57,8 @@ pub struct CrashPlan {
     pub seed: u64,
     /// With so many lines in the ledger there are no more crashes.
     pub crashes: u64,
+    /// What writes must hold to be counted; without it the engine's commits are.
+    pub text: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,12 +70,17 @@ enum Point {
 }
 
 impl CrashPlan {
-    /// Reads `SEED:CRASHES:LEDGER`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (seed, rest) = text.split_once(':')?;
+    /// Reads `SEED:CRASHES:LEDGER` or `SEED:CRASHES/TEXT:LEDGER`.
+    pub fn parse(plan: &str) -> Option<Self> {
+        let (seed, rest) = plan.split_once(':')?;
         let (crashes, ledger) = rest.split_once(':')?;
+        let (crashes, text) = match crashes.split_once('/') {
+            Some((crashes, text)) if !text.is_empty() => (crashes, Some(text.to_owned())),
+            Some(_) => return None,
+            None => (crashes, None),
+        };
         let (seed, crashes) = (seed.parse().ok()?, crashes.parse().ok()?);
-        Some(Self { ledger: ledger.into(), seed, crashes })
+        Some(Self { ledger: ledger.into(), seed, crashes, text })
     }
 
     /// The number of the commit, from 1, and the point of this life's crash. Odd lives have none:
@@ -88,7 +100,8 @@ impl CrashPlan {
         }
         let random = mix(self.seed ^ mix(lives));
         let point = if random & 1 == 0 { Point::Written } else { Point::Synced };
-        Some((COMMITS.start + (random >> 1) % (COMMITS.end - COMMITS.start), point))
+        let range = if self.text.is_some() { WRITES } else { COMMITS };
+        Some((range.start + (random >> 1) % (range.end - range.start), point))
     }
 }
 
@@ -104,11 +117,12 @@ fn mix(number: u64) -> u64 {
 pub(crate) struct Trigger {
     ledger: PathBuf,
     point: Point,
+    text: Option<String>,
     state: Mutex<State>,
 }
 
 enum State {
-    /// So many commits to go.
+    /// So many commits, or writes, to go.
     Waiting(u64),
     /// This has not been written yet.
     Armed(Vec<u8>),
@@ -121,12 +135,13 @@ impl Trigger {
     pub(crate) fn of(plan: &CrashPlan) -> Option<Arc<Self>> {
         let (commits, point) = plan.choose()?;
         let state = Mutex::new(State::Waiting(commits));
-        Some(Arc::new(Self { ledger: plan.ledger.clone(), point, state }))
+        let CrashPlan { ledger, text, .. } = plan.clone();
+        Some(Arc::new(Trigger { ledger, point, text, state }))
     }
 
     fn submitted(&self, commit: &EpochCommit) {
         let mut state = self.state.lock();
-        if let State::Waiting(commits) = &mut *state {
+        if let (State::Waiting(commits), None) = (&mut *state, &self.text) {
             *commits = commits.saturating_sub(1);
             let batch = &commit.changelog.batch;
             if *commits == 0
@@ -138,10 +153,17 @@ impl Trigger {
     }
 
     fn wrote(&self, file: u64, bufs: &[&[u8]]) {
+        let any_holds = |needle: &[u8]| bufs.iter().any(|buf| holds(buf, needle));
         let mut state = self.state.lock();
-        if let State::Armed(needle) = &*state
-            && bufs.iter().any(|buf| holds(buf, needle))
-        {
+        let is_it = match (&mut *state, &self.text) {
+            (State::Armed(needle), _) => any_holds(needle),
+            (State::Waiting(writes), Some(text)) if any_holds(text.as_bytes()) => {
+                *writes = writes.saturating_sub(1);
+                *writes == 0
+            }
+            _ => false,
+        };
+        if is_it {
             *state = State::Written(file);
         }
     }
@@ -287,7 +309,8 @@ mod tests {
     #[test]
     fn every_other_life_crashes_by_itself() {
         let ledger = tempfile::NamedTempFile::new().expect("a file");
-        let plan = CrashPlan { ledger: ledger.path().to_owned(), seed: 7, crashes: 20 };
+        let ledger_path = ledger.path().to_owned();
+        let plan = CrashPlan { ledger: ledger_path, seed: 7, crashes: 20, text: None };
         let mut points = Vec::new();
         for life in 0..20 {
             let choice = plan.choose();
@@ -303,16 +326,19 @@ mod tests {
 
     #[test]
     fn plans_are_a_seed_a_number_and_a_file() {
-        let check = |text: &str, expected: Option<(u64, u64, &str)>| {
-            let expected = expected.map(|(seed, crashes, ledger)| CrashPlan {
+        let check = |plan: &str, expected: Option<(u64, u64, Option<&str>, &str)>| {
+            let expected = expected.map(|(seed, crashes, text, ledger)| CrashPlan {
                 ledger: ledger.into(),
                 seed,
                 crashes,
+                text: text.map(str::to_owned),
             });
-            assert_eq!(CrashPlan::parse(text), expected);
+            assert_eq!(CrashPlan::parse(plan), expected);
         };
-        check("7:50:/tmp/x", Some((7, 50, "/tmp/x")));
-        check("7:50:/a:b", Some((7, 50, "/a:b")));
+        check("7:50:/tmp/x", Some((7, 50, None, "/tmp/x")));
+        check("7:50:/a:b", Some((7, 50, None, "/a:b")));
+        check("7:50/it:/tmp/x", Some((7, 50, Some("it"), "/tmp/x")));
+        check("7:50/:/tmp/x", None);
         check("/tmp/x", None);
         check("7:/tmp/x", None);
         check("x:50:/tmp/x", None);

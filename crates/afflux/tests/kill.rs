@@ -16,7 +16,7 @@ mod support;
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     path::Path,
     process::Stdio,
 };
@@ -77,11 +77,7 @@ fn fifty_kills_leave_no_trace() {
                     let enough = 1 + (random >> 33) % EPOCHS_MAX;
                     let http = http.as_ref().expect("views are there before any commit");
                     while epochs(http) < enough {}
-                    let mut file = std::fs::OpenOptions::new()
-                        .append(true)
-                        .open(&ledger)
-                        .expect("it is there");
-                    file.write_all(b"outside\n").expect("a line");
+                    support::append(&ledger, "outside");
                     kill_process(Pid::from_raw(pid as i32).expect("a process id"), Signal::KILL)
                         .expect("nobody else ends this life");
                 }

@@ -1,6 +1,9 @@
 //! Whole processes: nodes on free ports, and commands against them.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+#[cfg(unix)]
+pub mod terminal;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     path::Path,
@@ -195,4 +198,10 @@ pub fn text(mut reader: impl Read) -> String {
     let mut text = String::new();
     reader.read_to_string(&mut text).expect("text");
     text
+}
+
+/// Adds a line to a file.
+pub fn append(file: &Path, line: &str) {
+    let mut file = std::fs::OpenOptions::new().append(true).open(file).expect("it is there");
+    file.write_all(format!("{line}\n").as_bytes()).expect("a line");
 }
