@@ -179,6 +179,10 @@ pub(crate) struct DemoArgs {
     /// End when every flight is in the views, check them, and say how long it took
     #[arg(long)]
     pub(crate) until_done: bool,
+    /// Replay the flights so many times, each time a year later
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=200), conflicts_with = "seconds")]
+    pub(crate) years: u32,
     /// Repeat the year, each time a year later, until so many seconds are over
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) seconds: Option<u32>,

@@ -44,6 +44,14 @@ fn what_people_read_says_how_it_went() {
     }
 }
 
+/// Repeated, the flights lie ahead of the clock; a topic refuses such records unless it is told.
+#[test]
+fn the_flights_of_years_to_come_are_taken() {
+    let years = ["--days", "1", "--years", "30", "--speed", "max"];
+    let done = run(&mut demo(&years)).json().pop().expect("an outcome");
+    assert_eq!((&done["views_equal"], &done["departures"]), (&true.into(), &(30 * 694).into()));
+}
+
 #[test]
 fn a_record_that_is_missing_is_noticed() {
     // One of each topic: the first record is a departure, the thousandth a landing.

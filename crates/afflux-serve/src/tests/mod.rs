@@ -1,6 +1,7 @@
 //! Both listeners on loopback, in front of a fake node.
 
 mod browser;
+mod chromium;
 mod clients;
 mod engine;
 mod fake;

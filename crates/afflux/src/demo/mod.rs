@@ -23,7 +23,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use crate::{
-    args::{DemoArgs, HTTP_PORT, KAFKA_PORT, POSTGRES_PORT, Speed},
+    args::{DemoArgs, HTTP_PORT, KAFKA_PORT, POSTGRES_PORT},
     failure::{Failure, Status},
     http::Node,
     interrupt::Interrupt,
@@ -106,7 +106,7 @@ fn replay(
         patience: Duration::from_secs(args.patience),
     };
     let begun = Instant::now();
-    let sent_all = run.send(args.speed, args.seconds, begun)?;
+    let sent_all = run.send(args, begun)?;
     if !sent_all {
         run.sender.abandon();
         return if args.until_done { Err(Failure::interrupted()) } else { Ok(()) };
@@ -168,16 +168,11 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Sends everything; false if Ctrl-C came first.
-    fn send(
-        &mut self,
-        speed: Speed,
-        seconds: Option<u32>,
-        begun: Instant,
-    ) -> Result<bool, Failure> {
-        let total = seconds.is_none().then(|| self.timeline.records_a_year());
-        let time = seconds.map(|seconds| Duration::from_secs(seconds.into()));
+    fn send(&mut self, args: &DemoArgs, begun: Instant) -> Result<bool, Failure> {
+        let time = args.seconds.map(|seconds| Duration::from_secs(seconds.into()));
+        let total = time.is_none().then(|| self.timeline.records_a_year() * u64::from(args.years));
         let end = total.unwrap_or(u64::MAX);
-        let mut pace = Pace::new(speed);
+        let mut pace = Pace::new(args.speed);
         let mut drawn = (begun, 0);
         loop {
             let now = Instant::now();
