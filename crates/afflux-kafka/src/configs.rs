@@ -434,8 +434,9 @@ mod tests {
             &[(APPEND, "cleanup.policy", Some("delete"))],
             r#""cleanup.policy": "delete""#,
         );
-        check(false, &[(APPEND, "cleanup.policy", Some("compact"))], "only delete is taken");
-        check(false, &[(SUBTRACT, "cleanup.policy", Some("delete"))], "only delete is taken");
+        let both = r#""cleanup.policy": "delete,compact""#;
+        check(false, &[(APPEND, "cleanup.policy", Some("compact"))], both);
+        check(false, &[(SUBTRACT, "cleanup.policy", Some("delete"))], "one or more of");
         check(false, &[(DELETE, "moon.phase", None)], "no setting moon.phase");
     }
 

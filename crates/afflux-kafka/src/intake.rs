@@ -3,7 +3,9 @@
 //! 1. Its size is checked as it came, and again if it was packed another way.
 //! 2. Timestamps: if the header's latest is not too late and nothing can be too early, no record
 //!    is looked at. Otherwise the batch is unpacked, and every record at fault is named (KIP-467).
-//! 3. It is packed as the topic wants it, and gets the log's time if the topic wants that. A batch
+//! 3. A compacted topic takes no record without a key: the batch is unpacked, and those that have
+//!    none are named.
+//! 4. It is packed as the topic wants it, and gets the log's time if the topic wants that. A batch
 //!    for which neither holds is passed on where it lies.
 
 use afflux_log::settings::Rules;
@@ -43,6 +45,9 @@ pub(crate) fn take(
 ) -> Result<Taken, Refused> {
     check_size(&batch, rules)?;
     check_times(&batch, header, rules, now)?;
+    if rules.compaction.is_some() {
+        check_keys(&batch)?;
+    }
     let mut batch = batch;
     if let Some(codec) = rules.compression {
         batch = batch::recompress(&batch, codec).map_err(|error| malformed(&error))?;
@@ -111,6 +116,22 @@ fn check_times(
     refused(faults, "records of the batch are too early or too late")
 }
 
+/// Without a key, nothing could ever take a record's place.
+fn check_keys(batch: &Bytes) -> Result<(), Refused> {
+    let mut faults = Vec::new();
+    for (place, record) in (0..).zip(afflux_record::records(batch)) {
+        let record = record.map_err(|error| malformed(&error))?;
+        if record.key.is_none() && faults.len() < FAULTS_MAX {
+            faults.push((place, "it has no key, and the topic is compacted".to_owned()));
+        }
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let reason = "records of a compacted topic must have keys".to_owned();
+    Err(Refused { error: ResponseError::InvalidRecord, reason, records: faults })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -158,6 +179,26 @@ mod tests {
         check(&before, &[NOW.0, NOW.0 - 11, -1, 7], Some(&[1, 3]));
         let logs = [("message.timestamp.type", "LogAppendTime")];
         check(&logs, &[0, NOW.0 + hour + 1], None);
+    }
+
+    #[test]
+    fn a_compacted_topic_takes_no_record_without_a_key() {
+        let check = |policy: &str, keys: &[Option<&[u8]>], faults: Option<&[i32]>| {
+            let mut builder = Builder::new(Compression::Lz4);
+            for key in keys {
+                builder.push(NOW, *key, Some(b"value"));
+            }
+            let outcome = taken(&[("cleanup.policy", policy)], &builder.finish().unwrap());
+            let found = outcome.err().map(|refused| {
+                assert_eq!(refused.error, ResponseError::InvalidRecord);
+                refused.records.iter().map(|(place, _)| *place).collect::<Vec<_>>()
+            });
+            assert_eq!(found.as_deref(), faults, "{policy} {keys:?}");
+        };
+        check("delete", &[None, Some(b"a")], None);
+        check("compact", &[Some(b""), Some(b"a")], None);
+        check("compact", &[None, Some(b"a"), None], Some(&[0, 2]));
+        check("delete,compact", &[Some(b"a"), None], Some(&[1]));
     }
 
     #[test]

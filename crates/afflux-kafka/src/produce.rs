@@ -142,6 +142,10 @@ fn append(
     if header.is_control() {
         return Err(Refused::new(ResponseError::InvalidRecord, "clients write no control batches"));
     }
+    if header.delete_horizon().is_some() {
+        let reason = "clients set no horizon for tombstones: compaction does";
+        return Err(Refused::new(ResponseError::InvalidRecord, reason));
+    }
     if header.record_count != header.last_offset_delta.saturating_add(1) {
         return Err(Refused::new(
             ResponseError::InvalidRecord,

@@ -126,6 +126,14 @@ fn the_python_client_administers() {
 }
 
 #[test]
+fn the_python_client_reads_what_compaction_leaves() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let mut command = Command::new(place(PYTHON));
+    run(command.arg(source("python/compaction.py")).arg(server.bootstrap()), "");
+}
+
+#[test]
 fn a_live_group_of_python_clients_moves_to_the_consumer_protocol_and_back() {
     let directory = tempfile::tempdir().unwrap();
     let server = start_brisk(&directory);

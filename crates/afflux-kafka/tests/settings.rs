@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use afflux_log::settings::SETTINGS;
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Message, TopicPartitionList,
     admin::{
         AdminClient, AdminOptions, AlterConfig, ConfigEntry, ConfigSource, NewTopic,
         ResourceSpecifier, TopicReplication,
     },
     client::DefaultClientContext,
-    error::RDKafkaErrorCode,
-    producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer},
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    producer::{
+        BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
+    },
 };
 use support::Server;
 
@@ -117,13 +120,78 @@ fn settings_are_set_shown_changed_and_survive() {
     assert_eq!((partitions.value.as_deref(), partitions.is_read_only), (Some("4"), true));
 }
 
+/// Keys and values of a topic, from its beginning to its end.
+fn consume(server: &Server, topic: &str) -> Vec<(String, Option<String>)> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", server.bootstrap())
+        .set("group.id", "compacted")
+        .set("enable.partition.eof", "true")
+        .create()
+        .unwrap();
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset(topic, 0, rdkafka::Offset::Beginning).unwrap();
+    consumer.assign(&from).unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut found = Vec::new();
+    loop {
+        match consumer.poll(Duration::from_mins(1)).expect("records or the end") {
+            Ok(record) => found.push((text(record.key().unwrap()), record.payload().map(text))),
+            Err(KafkaError::PartitionEOF(_)) => return found,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_compacted_topic_keeps_the_newest_of_each_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let admin = Admin::new(&server);
+    let compacted = [("cleanup.policy", "compact"), ("compression.type", "lz4")];
+    admin.create("t", &compacted).unwrap();
+    assert_eq!(send(&server, "t", 10, 1), Some(RDKafkaErrorCode::InvalidRecord));
+    let produce = |numbers: std::ops::Range<usize>| {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", server.bootstrap())
+            .set("enable.idempotence", "true")
+            .create()
+            .unwrap();
+        for number in numbers {
+            let (key, value) = (format!("key {}", number % 7), format!("value {number}"));
+            producer.send(BaseRecord::to("t").key(&key).payload(&value)).unwrap();
+        }
+        producer
+    };
+    // Of the first producer a batch without records is left.
+    produce(0..20).flush(Duration::from_mins(1)).unwrap();
+    let producer = produce(20..1_000);
+    producer.send(BaseRecord::<_, str>::to("t").key("key 3")).unwrap();
+    producer.flush(Duration::from_mins(1)).unwrap();
+    // A change of settings lets the log look at once.
+    let brisk = [("segment.ms", "1"), ("min.cleanable.dirty.ratio", "0")];
+    admin.alter("t", &[&compacted[..], &brisk].concat()).unwrap();
+    let newest = |number: usize| (format!("key {}", number % 7), Some(format!("value {number}")));
+    let mut expected: Vec<_> = (993..1_000).map(newest).filter(|(key, _)| key != "key 3").collect();
+    expected.push(("key 3".to_owned(), None));
+    while consume(&server, "t") != expected {
+        admin.alter("t", &compacted).unwrap();
+        admin.alter("t", &[&compacted[..], &brisk].concat()).unwrap();
+    }
+    drop(server);
+    let server = Server::start(directory.path());
+    assert_eq!(consume(&server, "t"), expected);
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", server.bootstrap()).create().unwrap();
+    assert_eq!(consumer.fetch_watermarks("t", 0, Duration::from_mins(1)).unwrap(), (0, 1_001));
+}
+
 #[test]
 fn what_can_not_be_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path());
     let admin = Admin::new(&server);
     let invalid = Err(RDKafkaErrorCode::InvalidConfig);
-    assert_eq!(admin.create("t", &[("cleanup.policy", "compact")]), invalid);
+    assert_eq!(admin.create("t", &[("cleanup.policy", "keep")]), invalid);
     assert_eq!(admin.create("t", &[("moon.phase", "full")]), invalid);
     admin.create("t", &[]).unwrap();
     // The binding does not pass on why a resource was refused: what is set shows it.

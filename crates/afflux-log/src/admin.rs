@@ -91,6 +91,7 @@ impl EmbeddedLog {
             let change = Change::Settings(topic.id, settings);
             self.shared.change(&change)?;
             self.shared.meta.write().apply(change);
+            self.shared.compact_soon();
             self.shared.retain_soon();
         }
         Ok(())
@@ -155,9 +156,10 @@ impl EmbeddedLog {
         };
         let in_run = |run: &Run| -> Result<(Option<i32>, Option<i64>), ReadError> {
             let section = self.shared.sections.get(&*self.shared.env.disk, partition, run)?;
-            let later = section.entries.partition_point(|entry| entry.epoch <= epoch.0);
-            let before = later.checked_sub(1).map(|last| section.entries[last].epoch);
-            Ok((before, section.entries.get(later).map(|entry| entry.base)))
+            let entries = run.entries(&section);
+            let later = entries.partition_point(|entry| entry.epoch <= epoch.0);
+            let before = later.checked_sub(1).map(|last| entries[last].epoch);
+            Ok((before, entries.get(later).map(|entry| entry.base)))
         };
         // The first run that holds a later epoch, by halving: each look reads one section.
         let (mut from, mut to) = (0, runs.len());
@@ -185,21 +187,7 @@ impl EmbeddedLog {
 
     /// How many bytes of batches a partition holds that are still shown.
     pub fn partition_bytes(&self, partition: &TopicPartition) -> Result<u64, ReadError> {
-        let number = self.stream(partition)?;
-        let unknown = || ReadError::UnknownPartition(partition.clone());
-        let (start, runs, mut bytes) = {
-            let state = self.shared.state.lock();
-            let stream = state.streams.get(&number).ok_or_else(unknown)?;
-            let runs: Vec<Run> =
-                stream.runs.iter().filter(|run| run.end > stream.start).cloned().collect();
-            let first = stream.live.partition_point(|entry| entry.next() <= stream.start);
-            let live = stream.live.range(first..).map(|entry| u64::from(entry.bytes));
-            (stream.start, runs, live.sum::<u64>())
-        };
-        for run in &runs {
-            bytes += self.shared.shown_bytes(partition, run, start)?;
-        }
-        Ok(bytes)
+        self.shared.bytes_of(partition)
     }
 
     /// Where the journal is.
@@ -227,6 +215,25 @@ impl EmbeddedLog {
 }
 
 impl Shared {
+    /// How many bytes of batches a partition holds that are still shown.
+    pub(crate) fn bytes_of(&self, partition: &TopicPartition) -> Result<u64, ReadError> {
+        let number = self.stream(partition)?;
+        let unknown = || ReadError::UnknownPartition(partition.clone());
+        let (start, runs, mut bytes) = {
+            let state = self.state.lock();
+            let stream = state.streams.get(&number).ok_or_else(unknown)?;
+            let runs: Vec<Run> =
+                stream.runs.iter().filter(|run| run.end > stream.start).cloned().collect();
+            let first = stream.live.partition_point(|entry| entry.next() <= stream.start);
+            let live = stream.live.range(first..).map(|entry| u64::from(entry.bytes));
+            (stream.start, runs, live.sum::<u64>())
+        };
+        for run in &runs {
+            bytes += self.shown_bytes(partition, run, start)?;
+        }
+        Ok(bytes)
+    }
+
     fn add_streams(&self, numbers: impl IntoIterator<Item = u32>) {
         let mut state = self.state.lock();
         for stream in numbers {

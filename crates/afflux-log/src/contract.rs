@@ -11,7 +11,7 @@
 //!    lose it, though nobody has read it but the engine (test of retention and settings).
 //! 3. Offsets of a partition rise without a gap within one incarnation (the same test).
 //! 4. A [`Tick`] returned by [`Log::next_tick`] is a group boundary; what `ends` says of it
-//!    never changes (property test of `afflux-log`).
+//!    never changes (property test of `afflux-log`), but that it may rise over what was dropped.
 //! 5. Groups become durable in the order in which they got their offsets: if one is durable, all
 //!    that had theirs before it are. So an epoch computed from records that are not yet durable
 //!    can not outlive them. Groups of one partition get their offsets in the order of submission.
@@ -25,6 +25,10 @@
 //!    [`Isolation::Committed`] or [`Isolation::Appended`], and of what was aborted nothing ever
 //!    counts. The engine's epochs are computed from decided records alone, so no later marker can
 //!    change what they should have been (crash test of transactions in `afflux-log`).
+//! 8. Compaction drops records that a newer one of the same key has replaced, and tombstones later
+//!    on. It changes no offset, no time and no key of what it leaves, nothing that is not below
+//!    the last stable offset, and nothing that a reader has got. Who reads from where nothing is
+//!    left goes on with what follows, and is not told (test of compaction in `afflux-log`).
 
 use std::{
     future::Future,
@@ -232,7 +236,8 @@ pub trait Log: Send + Sync + 'static {
     /// Where each partition ended at a tick for the engine: the first offset of the transactions
     /// that were open then, else the offset that a record appended right behind the tick would
     /// have got. A partition younger than the tick ended at 0. Any position will do as a tick
-    /// here; where records were dropped, the answer may be any offset up to the first that is left.
+    /// here; where records were dropped, the answer may be any offset up to the first that is left,
+    /// and not less than it was before.
     fn ends(&self, tick: Tick, partitions: &[TopicPartition]) -> Result<Vec<Offset>, ReadError>;
 
     /// Whether what stood before a tick was dropped from the log since, by a repair of corrupt

@@ -1,7 +1,5 @@
 //! The [`Log`] door to the embedded log: reads and ticks.
 
-use std::sync::Arc;
-
 use afflux_types::{
     JournalPosition, LeaderEpoch, Offset, ProducerId, Tick, TopicName, TopicPartition,
 };
@@ -11,23 +9,22 @@ use crate::{
     contract::{
         AbortedTransaction, Batches, Bounds, EpochCommit, Group, Isolation, Log, Ticket, TopicSpec,
     },
-    embedded::EmbeddedLog,
+    embedded::{EmbeddedLog, Shared},
     error::{ReadError, TopicError, TrimError},
     index::{IndexEntry, Place, Run, SectionsRead, Stream},
-    journal::Section,
-    reader::{self, Wanted},
+    reader::{self, Home, Wanted},
     sequencer::Sequencer,
     transactions::is_visible,
 };
 
 /// What a read asks for.
-struct Request<'a> {
-    partition: &'a TopicPartition,
-    number: u32,
-    from: Offset,
-    to: Offset,
-    bytes_max: usize,
-    isolation: Isolation,
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'a> {
+    pub(crate) partition: &'a TopicPartition,
+    pub(crate) from: Offset,
+    pub(crate) to: Offset,
+    pub(crate) bytes_max: usize,
+    pub(crate) isolation: Isolation,
 }
 
 /// What the index says to it.
@@ -36,19 +33,59 @@ enum Found {
     Batches { wanted: Vec<Wanted>, aborted: Vec<AbortedTransaction>, next: Offset, bounds: Bounds },
     /// The entries of this run can tell, which are not in memory.
     In(Run),
+    /// Nothing is left before this offset, and more to be read behind it.
+    Gap(Offset),
+}
+
+/// Collects the batches of an answer.
+struct Taking<'a> {
+    state: &'a Sequencer,
+    limit: Offset,
+    bytes_max: usize,
+    wanted: Vec<Wanted>,
+    bytes: usize,
+    next: Offset,
+}
+
+impl Taking<'_> {
+    /// Whether there is room for more.
+    fn take(&mut self, entry: &IndexEntry, home: Option<Home<'_>>) -> bool {
+        if entry.base >= self.limit.0 {
+            // What lay between is gone.
+            self.next = self.next.max(self.limit);
+            return false;
+        }
+        self.bytes += entry.bytes as usize;
+        if self.bytes > self.bytes_max && !self.wanted.is_empty() {
+            return false;
+        }
+        let Some(found) = reader::want(self.state, entry, home) else {
+            return false;
+        };
+        self.wanted.push(found);
+        self.next = Offset(entry.next());
+        true
+    }
+
+    fn take_run(&mut self, from: Offset, home: Home<'_>) {
+        let entries = &home.section.entries;
+        let first = entries.partition_point(|entry| entry.next() <= from.0);
+        if entries[first..].iter().all(|entry| self.take(entry, Some(home))) {
+            self.next = self.next.max(Offset(home.run.end).min(self.limit));
+        }
+    }
 }
 
 /// Asks the index. `sections` are what was read for earlier answers.
 fn look(
     state: &Sequencer,
+    number: u32,
     request: &Request<'_>,
     sections: &SectionsRead,
 ) -> Result<Found, ReadError> {
     let partition = request.partition;
-    let stream = state
-        .streams
-        .get(&request.number)
-        .ok_or_else(|| ReadError::UnknownPartition(partition.clone()))?;
+    let stream =
+        state.streams.get(&number).ok_or_else(|| ReadError::UnknownPartition(partition.clone()))?;
     let bounds = stream.bounds();
     let (from, start, end) = (request.from, bounds.start, bounds.end);
     if from < start || from > end {
@@ -61,34 +98,24 @@ fn look(
         Isolation::Committed => bounds.stable,
     };
     let limit = limit.min(request.to);
-    let mut wanted = Vec::new();
-    let mut next = from;
-    let mut bytes = 0_usize;
-    let mut take = |entry: &IndexEntry, section: Option<&Arc<Section>>| {
-        bytes += entry.bytes as usize;
-        if entry.base >= limit.0 || (bytes > request.bytes_max && !wanted.is_empty()) {
-            return false;
-        }
-        let Some(found) = reader::want(state, entry, section.map(|section| &**section)) else {
-            return false;
-        };
-        wanted.push(found);
-        next = Offset(entry.next());
-        true
-    };
+    let bytes_max = request.bytes_max;
+    let mut taking = Taking { state, limit, bytes_max, wanted: Vec::new(), bytes: 0, next: from };
     if from < limit {
         match stream.place(from.0) {
             Place::Live(first) => {
-                let _ = stream.live.range(first..).all(|entry| take(entry, None));
+                let _ = stream.live.range(first..).all(|entry| taking.take(entry, None));
             }
             Place::Run(run) => {
                 let Some(section) = sections.get(&run.index.base) else {
                     return Ok(Found::In(run));
                 };
-                let first = section.entries.partition_point(|entry| entry.next() <= from.0);
-                let _ = section.entries[first..].iter().all(|entry| take(entry, Some(section)));
+                taking.take_run(from, Home { run: &run, section });
             }
         }
+    }
+    let Taking { wanted, next, .. } = taking;
+    if wanted.is_empty() && from < next && next < limit {
+        return Ok(Found::Gap(next));
     }
     let ended = match request.isolation {
         Isolation::Uncommitted => Vec::new(),
@@ -106,6 +133,46 @@ fn look(
     let mut aborted: Vec<_> = aborted.collect();
     aborted.sort_by_key(|transaction| transaction.first);
     Ok(Found::Batches { wanted, aborted, next, bounds })
+}
+
+/// What a read gives, with what the index says of each batch.
+pub(crate) struct Read {
+    pub(crate) entries: Vec<IndexEntry>,
+    pub(crate) batches: Batches,
+}
+
+impl Shared {
+    /// Reads a partition.
+    pub(crate) fn read(&self, mut request: Request<'_>) -> Result<Read, ReadError> {
+        let partition = request.partition;
+        let number = self.stream(partition)?;
+        let mut sections = SectionsRead::new();
+        loop {
+            let found = look(&self.state.lock(), number, &request, &sections)?;
+            match found {
+                Found::Batches { wanted, aborted, next, bounds } => {
+                    let batches = reader::fetch(partition, &wanted)?;
+                    let entries = wanted.iter().map(|wanted| wanted.entry).collect();
+                    let batches = Batches { batches, aborted, next, bounds };
+                    return Ok(Read { entries, batches });
+                }
+                Found::In(run) => self.read_section(partition, &run, &mut sections)?,
+                Found::Gap(next) => request.from = next,
+            }
+        }
+    }
+
+    /// Reads the entries of a run, to ask the index again.
+    pub(crate) fn read_section(
+        &self,
+        partition: &TopicPartition,
+        run: &Run,
+        sections: &mut SectionsRead,
+    ) -> Result<(), ReadError> {
+        let read = self.sections.get(&*self.env.disk, partition, run)?;
+        sections.insert(run.index.base, read);
+        Ok(())
+    }
 }
 
 impl Log for EmbeddedLog {
@@ -139,27 +206,13 @@ impl Log for EmbeddedLog {
         bytes_max: usize,
         isolation: Isolation,
     ) -> Result<Batches, ReadError> {
-        let number = self.stream(partition)?;
-        let request = Request { partition, number, from, to, bytes_max, isolation };
-        let mut sections = SectionsRead::new();
-        loop {
-            let found = look(&self.shared.state.lock(), &request, &sections)?;
-            match found {
-                Found::Batches { wanted, mut aborted, next, bounds } => {
-                    let mut batches = reader::fetch(partition, &wanted)?;
-                    if isolation == Isolation::Appended {
-                        batches.retain(|batch| is_visible(batch, &aborted));
-                        aborted.clear();
-                    }
-                    return Ok(Batches { batches, aborted, next, bounds });
-                }
-                Found::In(run) => {
-                    let disk = &*self.shared.env.disk;
-                    let read = self.shared.sections.get(disk, partition, &run)?;
-                    sections.insert(run.index.base, read);
-                }
-            }
+        let request = Request { partition, from, to, bytes_max, isolation };
+        let mut read = self.shared.read(request)?.batches;
+        if isolation == Isolation::Appended {
+            read.batches.retain(|batch| is_visible(batch, &read.aborted));
+            read.aborted.clear();
         }
+        Ok(read)
     }
 
     fn bounds(&self, partition: &TopicPartition) -> Result<Bounds, ReadError> {
@@ -196,9 +249,7 @@ impl Log for EmbeddedLog {
                         Err(run) => run,
                     }
                 };
-                let disk = &*self.shared.env.disk;
-                let read = self.shared.sections.get(disk, partition, &run)?;
-                sections.insert(run.index.base, read);
+                self.shared.read_section(partition, &run, &mut sections)?;
             };
             ends.push(Offset(end));
         }

@@ -7,7 +7,7 @@
 //! Threads:
 //! * the writer takes what waits, writes it, syncs it, publishes it (`write_step`);
 //! * the keeper makes the next file ready, writes indexes of sealed files, drops what is too old
-//!   (`retention`) and gives dead files back (`keep_step`, in `keeper`).
+//!   (`retention`), compacts (`compaction`) and gives dead files back (`keep_step`, in `keeper`).
 //!
 //! A log opened with [`EmbeddedLog::open_stepped`] has no threads: whoever holds it calls
 //! [`EmbeddedLog::step`], and blocking calls step by themselves. So a test decides what happens
@@ -68,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) dead: AtomicBool,
     pub(crate) keeper: Mutex<crate::keeper::Keeper>,
     pub(crate) retention: Mutex<crate::retention::Retention>,
+    pub(crate) compaction: Mutex<crate::compaction::Compaction>,
     pub(crate) appended: watch::Sender<JournalPosition>,
     pub(crate) durable: watch::Sender<JournalPosition>,
     pub(crate) sections: Sections,
@@ -458,7 +459,7 @@ impl Shared {
         };
         for run in runs {
             let section = self.sections.get(&*self.env.disk, partition, &run)?;
-            let mut entries = section.entries.iter();
+            let mut entries = run.entries(&section).iter();
             if let Some(entry) =
                 entries.find(|entry| entry.next() > from.0 && entry.max_timestamp >= time.0)
             {

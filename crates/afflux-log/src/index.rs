@@ -8,6 +8,10 @@
 //!    its own place; for one of a staged group that is the commit frame's, and its bytes lie in
 //!    pieces before it. So a cut of the journal at a group boundary cuts each partition between
 //!    the entries with a smaller and a larger `at`.
+//! 4. What was compacted lies in files of its own, each a [`Run`] before all others. Its entries
+//!    keep their `at`, so that cuts stay where they were; where the bytes are, `pieces` says. There
+//!    are gaps between them, and a file that was sealed before may still name what was dropped: a
+//!    run tells nothing of what lies before its `base`.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -15,7 +19,7 @@ use afflux_record::frame::{BatchMeta, Piece};
 use hashbrown::HashMap;
 
 use crate::{
-    journal::{IndexFile, Section},
+    journal::{COMPACTED, IndexFile, Section},
     producers::Producers,
     transactions::Ended,
 };
@@ -38,7 +42,7 @@ pub(crate) struct IndexEntry {
     pub(crate) offsets: u32,
     /// Its leader epoch.
     pub(crate) epoch: i32,
-    /// Which of its file's piece lists is its, or [`WHOLE`].
+    /// Which of its file's piece lists is its, or [`WHOLE`]. In a compacted file: its place there.
     pub(crate) pieces: u32,
 }
 
@@ -87,6 +91,25 @@ pub(crate) struct Run {
     pub(crate) ended: u32,
 }
 
+impl Run {
+    /// Whether it is one of a compacted file.
+    pub(crate) fn is_compacted(&self) -> bool {
+        self.index.base >= COMPACTED
+    }
+
+    /// Its entries, of its section.
+    pub(crate) fn entries<'a>(&self, section: &'a Section) -> &'a [IndexEntry] {
+        let first = section.entries.partition_point(|entry| entry.next() <= self.base);
+        &section.entries[first..]
+    }
+
+    /// The transactions that ended in it, of its section.
+    pub(crate) fn ended<'a>(&self, section: &'a Section) -> &'a [Ended] {
+        let first = section.ended.partition_point(|ended| ended.marker < self.base);
+        &section.ended[first..]
+    }
+}
+
 /// A partition.
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
@@ -96,6 +119,8 @@ pub(crate) struct Stream {
     pub(crate) end: i64,
     /// Behind the last durable offset.
     pub(crate) durable: i64,
+    /// Everything before it was compacted: it lies in the first runs, or is gone.
+    pub(crate) compacted: i64,
     /// Sealed files, oldest first.
     pub(crate) runs: Vec<Run>,
     /// What lies behind them.
@@ -133,6 +158,31 @@ impl Stream {
         self.live.push_back(entry);
     }
 
+    /// Puts what was compacted in the place of all before `to` and at or behind `from`; there is no
+    /// run if nothing is left of it.
+    pub(crate) fn compact(&mut self, from: i64, to: i64, run: Option<Run>) {
+        let first = self.runs.partition_point(|run| run.end <= from);
+        let behind = self.runs.partition_point(|run| run.end <= to);
+        let at_last = run.as_ref().map_or(0, |run| run.at_last);
+        self.runs.splice(first..behind, run);
+        // One that it took a part of.
+        if let Some(next) = self.runs.iter_mut().find(|run| run.end > to).filter(|r| r.base < to) {
+            next.base = to;
+            next.at_first = next.at_first.max(at_last + 1);
+        }
+        let live = self.live.partition_point(|entry| entry.base < to);
+        self.live.drain(..live);
+        let ended = self.ended.partition_point(|ended| ended.marker < to);
+        self.ended.drain(..ended);
+        self.compacted = self.compacted.max(to);
+        self.end = self.end.max(to);
+    }
+
+    /// Where what is shown of it begins that lies in the journal itself.
+    pub(crate) fn shown_from(&self) -> i64 {
+        self.start.max(self.compacted)
+    }
+
     /// Where the batch is that holds an offset, or the first one behind it.
     pub(crate) fn place(&self, offset: i64) -> Place {
         let run = self.runs.partition_point(|run| run.end <= offset);
@@ -153,7 +203,13 @@ impl Stream {
             Some(run) if run.at_last < cut => Ok(run.end),
             Some(run) => {
                 let section = sections.get(&run.index.base).ok_or_else(|| run.clone())?;
-                Ok(end_in(&section.entries, cut).unwrap_or(run.base))
+                let before = section.entries.partition_point(|entry| entry.at < cut);
+                if run.is_compacted() {
+                    // Not less than it was before: somebody may have read up to there.
+                    return Ok(section.entries.get(before).map_or(run.end, |entry| entry.base));
+                }
+                let last = before.checked_sub(1).map(|last| section.entries[last].next());
+                Ok(last.unwrap_or(run.base).max(run.base))
             }
             None => Ok(self.base_first()),
         }
@@ -175,10 +231,4 @@ impl Stream {
         self.ended.shrink_to(self.ended.len() * 2);
         self.runs.push(run);
     }
-}
-
-/// Where a partition ended at a cut, by the entries of one run.
-fn end_in(entries: &[IndexEntry], cut: u64) -> Option<i64> {
-    let before = entries.partition_point(|entry| entry.at < cut);
-    before.checked_sub(1).map(|last| entries[last].next())
 }

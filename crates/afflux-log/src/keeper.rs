@@ -1,15 +1,19 @@
 //! What has to be done beside writing: the next file, indexes of sealed files, retention, dead
-//! files.
+//! files, compaction.
 //!
 //! How a dead file is given back, and what a crash at each step leaves:
 //! 1. A sealed file is dead if no partition that still exists has a batch in it that it still
-//!    shows, and no staged group that was committed in another file has bytes in it.
+//!    shows and that was not compacted, and no staged group that was committed in another file and
+//!    is still shown has bytes in it. The last one that is indexed stays while its index knows
+//!    producers: at a start nothing else may tell what they have written.
 //! 2. If only the log's own changes of metadata keep it, their sum is appended as a snapshot.
 //!    (One more snapshot.)
 //! 3. That the file is given back is appended and waited for. (Known at the next start: the file
 //!    is taken as a spare.)
 //! 4. Its index is removed, and it becomes a spare; if there are enough of those, or somebody has
 //!    begun to read it since, it is removed. (As after 3.)
+//!
+//! A file of compaction that the metadata names no more is removed. (Or at the next start.)
 
 use std::{
     io,
@@ -18,11 +22,13 @@ use std::{
     time::Duration,
 };
 
+use hashbrown::HashSet;
+
 use crate::{
     embedded::Shared,
-    journal::{Identity, IndexFile, JournalFile, Sealing, gather, install, spare_path},
+    journal::{COMPACTED, Identity, IndexFile, JournalFile, Sealing, gather, install, spare_path},
     meta::{Change, META_STREAM},
-    sequencer::{Outcomes, Sequencer},
+    sequencer::{FileState, Outcomes, Sequencer},
 };
 
 /// How often the disk is asked for room while it is full.
@@ -53,7 +59,8 @@ impl Shared {
         let prepared = self.prepare_step();
         let indexed = self.index_step();
         let retained = self.retain_step();
-        self.recycle_step() || retained || indexed || prepared
+        let recycled = self.recycle_step();
+        self.compact_step() || recycled || retained || indexed || prepared
     }
 
     pub(crate) fn run_keeper(&self) {
@@ -68,6 +75,7 @@ impl Shared {
             // Also while it closes: groups that are still under way may need the next file.
             let due = self.dead.load(Ordering::Acquire)
                 || self.retention_is_due()
+                || self.compaction_is_due()
                 || state.next.is_none() && state.full.is_none();
             if due {
                 continue;
@@ -175,7 +183,7 @@ impl Shared {
 
     /// What a new file needs, and what is there for it: on the disk, and up to the log's own
     /// limit. The less of both counts.
-    fn room_for(&self, capacity: u64) -> io::Result<(u64, u64)> {
+    pub(crate) fn room_for(&self, capacity: u64) -> io::Result<(u64, u64)> {
         let free = self.env.disk.room(&self.dir)?.free;
         // Spares are used up before a file is made.
         let own: u64 = self.state.lock().files.values().map(|file| file.file.capacity).sum();
@@ -232,6 +240,10 @@ impl Shared {
         if !self.dead.swap(false, Ordering::AcqRel) {
             return false;
         }
+        if self.remove_compacted() {
+            self.dead.store(true, Ordering::Release);
+            return true;
+        }
         let Some((base, capacity, has_meta)) = dead_file(&self.state.lock()) else { return false };
         // Appending needs room, which this is about to make: what fails is tried when the next
         // thing dies.
@@ -261,6 +273,30 @@ impl Shared {
         if let Err(error) = self.give_back(&file) {
             let path = file.path.display();
             tracing::warn!(%error, %path, "a dead journal file stays where it is");
+        }
+        true
+    }
+
+    /// Removes a file of compaction that is not in use any more. Whether there was one.
+    fn remove_compacted(&self) -> bool {
+        let used: HashSet<u64> = {
+            let meta = self.meta.read();
+            meta.compacted().values().flat_map(|c| &c.files).map(|file| file.base).collect()
+        };
+        let file = {
+            let state = &mut *self.state.lock();
+            let mut compacted = state.files.range(COMPACTED..).map(|(base, _)| *base);
+            let Some(unused) = compacted.find(|base| !used.contains(base)) else { return false };
+            for stream in state.streams.values_mut() {
+                stream.runs.retain(|run| run.index.base != unused);
+            }
+            state.files.remove(&unused)
+        };
+        // Who has it open reads on.
+        if let Some(FileState { file, .. }) = file
+            && let Err(error) = self.env.disk.remove(&file.path)
+        {
+            tracing::warn!(%error, path = %file.path.display(), "a file stays where it is");
         }
         true
     }
@@ -305,27 +341,31 @@ enum Unmade {
 /// The oldest dead file: its base, its length, and whether changes of metadata keep it.
 fn dead_file(state: &Sequencer) -> Option<(u64, u64, bool)> {
     let staging = state.staging_from();
-    state.files.iter().find_map(|(base, file)| {
+    let mut indexes = state.files.range(..COMPACTED).rev().filter_map(|(_, f)| f.index.as_ref());
+    let newest = indexes.next().filter(|index| index.knows_producers()).map(|index| index.base);
+    let shows = |stream: u32, end: i64| {
+        state.streams.get(&stream).is_some_and(|stream| stream.shown_from() < end)
+    };
+    state.files.range(..COMPACTED).find_map(|(base, file)| {
         let index = file.index.as_ref()?;
-        if index.end > state.durable() || staging < file.file.end() {
+        if index.end > state.durable() || staging < file.file.end() || newest == Some(*base) {
             return None;
         }
-        let shows = |stream: u32, end: i64| {
-            stream != META_STREAM && state.streams.get(&stream).is_some_and(|s| s.start < end)
-        };
         let foreign = state.files.values().any(|other| {
-            let kept = other.index.as_ref().map_or(&[][..], |index| &index.foreign[..]);
-            let open = other.foreign.iter();
-            kept.iter().chain(open).any(|(s, from)| from == base && state.streams.contains_key(s))
+            let mut open = other.foreign.iter();
+            let kept = other.index.iter().any(|index| {
+                let mut foreign = index.foreign.iter().filter(|(_, from)| from == base);
+                let run = |stream| index.runs.iter().find(|run| run.stream == stream);
+                foreign.any(|(stream, _)| run(*stream).is_some_and(|r| shows(r.stream, r.end)))
+            });
+            kept || open.any(|(s, from)| from == base && state.streams.contains_key(s))
         });
-        if foreign || index.runs.iter().any(|run| shows(run.stream, run.end)) {
+        let mut runs = index.runs.iter();
+        if foreign || runs.any(|run| run.stream != META_STREAM && shows(run.stream, run.end)) {
             return None;
         }
-        let metadata = state.streams.get(&META_STREAM);
-        let has_meta = index
-            .runs
-            .iter()
-            .any(|run| run.stream == META_STREAM && metadata.is_some_and(|s| s.start < run.end));
+        let has_meta =
+            index.runs.iter().any(|r| r.stream == META_STREAM && shows(META_STREAM, r.end));
         Some((*base, file.file.capacity, has_meta))
     })
 }

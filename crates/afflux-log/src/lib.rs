@@ -17,6 +17,7 @@
 //! | `settings` | what can be set for a topic; pure |
 //! | `admin` | topics are made, changed, grown, trimmed; what they hold |
 //! | `retention` | which records are old enough to go |
+//! | `compaction` | of all records with one key the newest stays |
 //! | `index`, `hot` | where batches lie; pure |
 //! | `reader` | batches from memory or disk |
 //! | `keeper` | next file, index files, dead files |
@@ -24,6 +25,7 @@
 //! | `repair` | reads a whole journal, and cuts what is corrupt out of it |
 
 mod admin;
+mod compaction;
 mod contract;
 mod door;
 mod embedded;

@@ -65,6 +65,17 @@ pub(crate) enum Change {
     ProducerIds(i64),
     /// A partition begins here now.
     Trim(u32, Offset),
+    /// What a partition held from one offset to another lies in a file of its own now, or is gone.
+    Compact {
+        /// The partition.
+        stream: u32,
+        /// From this offset...
+        from: i64,
+        /// ...to this one.
+        to: i64,
+        /// Where what is left of it lies.
+        file: Option<CompactedFile>,
+    },
     /// Partitions begin here now.
     Trims(Vec<(u32, Offset)>),
     /// A topic's settings are these now.
@@ -77,6 +88,34 @@ pub(crate) enum Change {
     Cut(u64, u64),
     /// All of the above up to here.
     Snapshot(Meta),
+}
+
+/// A file with what is left of a stretch of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CompactedFile {
+    /// Its first position, behind those of the journal.
+    pub(crate) base: u64,
+    /// Its length.
+    pub(crate) bytes: u64,
+    /// Where in it its index begins.
+    pub(crate) index: u64,
+    /// The stretch's first offset.
+    pub(crate) from: i64,
+    /// Behind its last.
+    pub(crate) to: i64,
+    /// Where the first batch of the stretch became part of the partition.
+    pub(crate) at_first: u64,
+    /// The same of its last.
+    pub(crate) at_last: u64,
+}
+
+/// What was compacted of a partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Compacted {
+    /// Everything before this offset.
+    pub(crate) to: i64,
+    /// What is left of it, in the order of offsets.
+    pub(crate) files: Vec<CompactedFile>,
 }
 
 /// The fold of all changes.
@@ -93,6 +132,12 @@ pub(crate) struct Meta {
     /// What repairs dropped: from and to.
     #[serde(default)]
     cuts: BTreeMap<u64, u64>,
+    /// What was compacted, by partition.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    compacted: BTreeMap<u32, Compacted>,
+    /// Behind the positions of all files with what was compacted.
+    #[serde(default)]
+    compacted_next: u64,
     #[serde(skip)]
     by_name: HashMap<TopicName, Arc<Topic>>,
 }
@@ -117,18 +162,32 @@ impl Meta {
                     self.by_name.remove(&topic.name);
                     for stream in topic.streams() {
                         self.starts.remove(&stream);
+                        self.compacted.remove(&stream);
                     }
                 }
             }
             Change::ProducerIds(next) => self.producer_ids_next = next,
             Change::Trim(stream, start) => {
                 self.starts.insert(stream, start);
+                self.trim_compacted(stream, start);
             }
             Change::Trims(starts) => {
                 // The same one may be named twice.
                 for (stream, start) in starts {
                     let known = self.starts.entry(stream).or_insert(start);
                     *known = start.max(*known);
+                    self.trim_compacted(stream, start);
+                }
+            }
+            Change::Compact { stream, from, to, file } => {
+                let start = self.start(stream).0;
+                let compacted = self.compacted.entry(stream).or_default();
+                compacted.files.retain(|file| file.to <= from || file.from >= to);
+                compacted.files.extend(file.filter(|file| file.to > start));
+                compacted.files.sort_by_key(|file| file.from);
+                compacted.to = compacted.to.max(to);
+                if let Some(file) = file {
+                    self.compacted_next = self.compacted_next.max(file.base + file.bytes);
                 }
             }
             Change::Settings(id, settings) => self.change(id, |topic| topic.settings = settings),
@@ -166,6 +225,23 @@ impl Meta {
     /// These numbers are taken.
     fn numbered(&mut self, first: u32, count: i32) {
         self.streams_next = self.streams_next.max(first + count as u32);
+    }
+
+    /// Forgets files in which nothing is shown any more.
+    fn trim_compacted(&mut self, stream: u32, start: Offset) {
+        if let Some(compacted) = self.compacted.get_mut(&stream) {
+            compacted.files.retain(|file| file.to > start.0);
+        }
+    }
+
+    /// What was compacted, by partition.
+    pub(crate) fn compacted(&self) -> &BTreeMap<u32, Compacted> {
+        &self.compacted
+    }
+
+    /// The position of the next file with what was compacted, not below `from`.
+    pub(crate) fn compacted_next(&self, from: u64) -> u64 {
+        self.compacted_next.max(from).next_multiple_of(1 << 12)
     }
 
     /// Joins neighbours, so that the list stays short however many files were given back.
@@ -234,6 +310,19 @@ mod tests {
         }
     }
 
+    fn compact(stream: u32, from: i64, to: i64, base: Option<u64>) -> Change {
+        let file = |base| CompactedFile {
+            base,
+            bytes: 4000,
+            index: 2000,
+            from,
+            to,
+            at_first: 0,
+            at_last: 9,
+        };
+        Change::Compact { stream, from, to, file: base.map(file) }
+    }
+
     #[test]
     fn a_snapshot_stands_for_the_changes_before_it() {
         let mut meta = Meta::new();
@@ -249,10 +338,23 @@ mod tests {
             Change::Recycle(0, 100),
             Change::Recycle(100, 100),
             Change::Cut(50, 60),
+            compact(1, 0, 10, Some(1 << 62)),
+            compact(1, 10, 20, Some((1 << 62) + 4096)),
+            compact(1, 20, 25, None),
+            compact(1, 0, 20, Some((1 << 62) + 8192)),
+            Change::Trim(1, Offset(4)),
+            compact(4, 0, 5, Some((1 << 62) + 16384)),
             Change::Remove(topic("b", 4, 1).id),
         ] {
             meta.apply(change);
         }
+        let files = |meta: &Meta| -> Vec<_> {
+            meta.compacted.values().flat_map(|c| &c.files).map(|f| (f.from, f.to)).collect()
+        };
+        // The topic of stream 4 is gone, and the last one took in the two before it.
+        assert_eq!(files(&meta), [(0, 20)]);
+        assert_eq!(meta.compacted()[&1].to, 25);
+        assert_eq!(meta.compacted_next(1 << 62), (1 << 62) + 20480);
         let text = serde_json::to_string(&Change::Snapshot(meta.clone())).unwrap();
         let mut other = Meta::new();
         other.apply(serde_json::from_str(&text).unwrap());
@@ -263,6 +365,9 @@ mod tests {
         assert_eq!(a.streams().collect::<Vec<_>>(), [1, 2, 3, 5, 6]);
         assert_eq!((a.stream(4), a.stream(5), a.stream(-1)), (Some(6), None, None));
         assert_eq!(a.settings, Settings::kept());
+        other.apply(Change::Trim(1, Offset(20)));
+        assert_eq!((files(&other), other.compacted()[&1].to), (vec![], 25));
+        let a = other.topic(&TopicName::new("a").unwrap()).unwrap();
         assert!(Arc::ptr_eq(a, &other.topics()[0]));
         assert!(other.is_recycled(100, 200) && !other.is_recycled(100, 201));
         let cut: Vec<u64> = (45..65).filter(|at| other.was_cut(*at)).collect();
@@ -279,5 +384,17 @@ mod tests {
         let Change::Create(topic) = serde_json::from_str(text).unwrap() else { panic!("{text}") };
         assert_eq!(topic.settings, Settings::kept());
         assert_eq!(topic.streams().collect::<Vec<_>>(), [1, 2]);
+    }
+
+    /// As it was written before topics could be compacted.
+    #[test]
+    fn a_sum_without_compaction_reads_back() {
+        let text = r#"{"snapshot":{"topics":[],"streams_next":5,"producer_ids_next":9,
+            "starts":{"3":7},"recycled":{"0":100},"cuts":{}}}"#;
+        let mut meta = Meta::new();
+        meta.apply(serde_json::from_str(text).unwrap());
+        assert_eq!((meta.start(3), meta.streams_next()), (Offset(7), 5));
+        assert!(meta.compacted().is_empty());
+        assert_eq!(meta.compacted_next(1 << 62), 1 << 62);
     }
 }

@@ -28,6 +28,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::{
+    compaction::Compaction,
     contract::{Entry, Group},
     embedded::Shared,
     error::{AppendError, OpenError},
@@ -156,13 +157,8 @@ pub(crate) fn open(
     tidy(disk, &journal_dir, &mut recovered, &mut keeper, &options)?;
     let incarnation = Incarnation(recovered.incarnation.0 + 1);
     let mut make = |base: u64, capacity: u64| {
-        first_file(
-            env,
-            &journal_dir,
-            Identity { journal, base, capacity, incarnation },
-            &mut keeper,
-            &options,
-        )
+        let identity = Identity { journal, base, capacity, incarnation };
+        first_file(env, &journal_dir, identity, &mut keeper, &options)
     };
     let file = if let Some(file) = recovered.file.take() {
         file
@@ -190,12 +186,14 @@ pub(crate) fn open(
         streams: recovered.streams,
     };
     let state = begin(Sequencer::new(options.clone(), start))?;
+    let due = env.clock.monotonic() + options.retention_check;
     Ok(Shared {
         env: env.clone(),
         dir: journal_dir,
         journal,
         sections: Sections::new(options.index_cache_bytes),
-        retention: Mutex::new(Retention::begin_at(env.clock.monotonic() + options.retention_check)),
+        retention: Mutex::new(Retention::begin_at(due)),
+        compaction: Mutex::new(Compaction::begin_at(due)),
         options,
         meta: RwLock::new(recovered.meta),
         changes: Mutex::new((ids, ids)),

@@ -30,7 +30,9 @@ pub struct LogOptions {
     /// The most that journal files may take together. Beyond that appends are refused as if the
     /// disk were full. If none: nine tenths of what they take and what is free.
     pub bytes_max: Option<u64>,
-    /// How often partitions are looked at for records that are too old.
+    /// Bytes that one pass of compaction takes for keys, about. More keys take more passes.
+    pub compaction_bytes_max: usize,
+    /// How often partitions are looked at for records that are too old, or to be compacted.
     pub retention_check: Duration,
     /// The most partitions that a topic can have.
     pub partitions_max: i32,
@@ -52,6 +54,7 @@ impl Default for LogOptions {
             index_cache_bytes: 16 << 20,
             free_bytes_min: 64 << 20,
             bytes_max: None,
+            compaction_bytes_max: 64 << 20,
             retention_check: Duration::from_mins(1),
             partitions_max: 10_000,
             spares_max: 4,

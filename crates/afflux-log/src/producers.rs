@@ -234,6 +234,15 @@ impl Producers {
         })
     }
 
+    /// The offset of the last batch of each producer that is known and durable.
+    pub(crate) fn last_batches(&self, durable: u64) -> HashMap<i64, i64> {
+        let last = self.known.iter().filter_map(|(id, producer)| {
+            let last = producer.batches.iter().rfind(|written| written.end <= durable)?;
+            Some((*id, last.base_offset.0))
+        });
+        last.collect()
+    }
+
     /// Forgets producers that have not written since `before`.
     pub(crate) fn expire(&mut self, before: Timestamp) {
         self.known.retain(|_, producer| producer.time >= before || producer.open.is_some());

@@ -45,8 +45,17 @@ enum Source {
 /// A batch to be read.
 #[derive(Debug)]
 pub(crate) struct Wanted {
-    entry: IndexEntry,
+    pub(crate) entry: IndexEntry,
     sources: Vec<Source>,
+    /// Whether it lies in one piece, as it is to be read.
+    is_whole: bool,
+}
+
+/// Where the entries of a sealed file are from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Home<'a> {
+    pub(crate) run: &'a Run,
+    pub(crate) section: &'a Section,
 }
 
 /// Where the bytes at a position are; `None` if the file is gone.
@@ -62,17 +71,23 @@ fn source(state: &Sequencer, position: u64, bytes: u32) -> Option<Source> {
 pub(crate) fn want(
     state: &Sequencer,
     entry: &IndexEntry,
-    section: Option<&Section>,
+    home: Option<Home<'_>>,
 ) -> Option<Wanted> {
-    let sources = if entry.pieces == WHOLE {
-        vec![source(state, entry.at, entry.bytes)?]
+    let place = match home {
+        Some(home) if home.run.is_compacted() => {
+            Some(home.run.index.base + u64::from(entry.pieces))
+        }
+        _ => (entry.pieces == WHOLE).then_some(entry.at),
+    };
+    let sources = if let Some(place) = place {
+        vec![source(state, place, entry.bytes)?]
     } else {
         let (_, file) = state.files.range(..=entry.at).next_back()?;
-        let lists = section.map_or(&file.pieces, |section| &section.pieces);
+        let lists = home.map_or(&file.pieces, |home| &home.section.pieces);
         let list = lists.get(entry.pieces as usize)?;
         list.iter().map(|p| source(state, p.position.0, p.bytes)).collect::<Option<_>>()?
     };
-    Some(Wanted { entry: *entry, sources })
+    Some(Wanted { entry: *entry, sources, is_whole: place.is_some() })
 }
 
 /// Reads what was noted.
@@ -85,19 +100,25 @@ pub(crate) fn fetch(
     let mut at = 0;
     while at < wanted.len() {
         match &wanted[at].sources[..] {
-            [Source::Hot(bytes)] if wanted[at].entry.pieces == WHOLE => {
+            [Source::Hot(bytes)] if wanted[at].is_whole => {
                 batches.push(bytes.clone());
                 at += 1;
             }
-            [Source::Disk(file, from, bytes)] if wanted[at].entry.pieces == WHOLE => {
+            [Source::Disk(file, from, bytes)] if wanted[at].is_whole => {
                 let near = near(&wanted[at..], file, *from, *bytes);
-                let last = &wanted[at + near - 1].entry;
-                let end = last.at + u64::from(last.bytes);
+                let places = || {
+                    wanted[at..at + near].iter().filter_map(|wanted| match &wanted.sources[..] {
+                        [Source::Disk(_, place, bytes)] => Some((wanted, *place, *bytes)),
+                        _ => None,
+                    })
+                };
+                let end =
+                    places().next_back().map_or(*from, |(_, at, bytes)| at + u64::from(bytes));
                 let span = read(file, *from, (end - from) as usize)?;
-                for wanted in &wanted[at..at + near] {
-                    let start = (wanted.entry.at - from) as usize;
-                    let batch = span.slice(start..start + wanted.entry.bytes as usize);
-                    check(partition, &wanted.entry, &batch, file)?;
+                for (wanted, place, bytes) in places() {
+                    let start = (place - from) as usize;
+                    let batch = span.slice(start..start + bytes as usize);
+                    check(partition, &wanted.entry, (&batch, place), file)?;
                     batches.push(batch);
                 }
                 at += near;
@@ -143,7 +164,7 @@ fn near(wanted: &[Wanted], file: &Arc<JournalFile>, from: u64, bytes: u32) -> us
     for next in &wanted[1..] {
         match &next.sources[..] {
             [Source::Disk(same, at, bytes)]
-                if next.entry.pieces == WHOLE
+                if next.is_whole
                     && same.base == file.base
                     && *at <= end + GAP_BYTES_MAX
                     && at + u64::from(*bytes) - from <= SPAN_BYTES_MAX =>
@@ -190,7 +211,7 @@ fn join(partition: &TopicPartition, wanted: &Wanted) -> Result<Bytes, ReadError>
 fn check(
     partition: &TopicPartition,
     entry: &IndexEntry,
-    bytes: &[u8],
+    (bytes, place): (&[u8], u64),
     file: &JournalFile,
 ) -> Result<(), ReadError> {
     let wrong = match Header::parse(bytes) {
@@ -204,7 +225,7 @@ fn check(
     Err(ReadError::Corrupt {
         partition: partition.clone(),
         offset: Offset(entry.base),
-        reason: format!("{}, position {}: {wrong}", file.path.display(), entry.at),
+        reason: format!("{}, position {}: {wrong}", file.path.display(), place),
     })
 }
 

@@ -39,8 +39,8 @@ pub(crate) struct Retention {
     due: Duration,
     /// Partitions that this round has not looked at.
     waiting: VecDeque<(Arc<Topic>, i32)>,
-    /// Bytes of batches by partition and journal file.
-    sizes: HashMap<(u32, u64), u64>,
+    /// Bytes of batches by partition, file and first offset there.
+    sizes: HashMap<(u32, u64, i64), u64>,
 }
 
 impl Retention {
@@ -157,7 +157,7 @@ impl Shared {
         let mut retention = self.retention.lock();
         if begins {
             retention.due = self.env.clock.monotonic() + self.options.retention_check;
-            retention.sizes.retain(|(_, base), _| files.binary_search(base).is_ok());
+            retention.sizes.retain(|(_, base, _), _| files.binary_search(base).is_ok());
             let limited = topics.into_iter().filter(|topic| {
                 let rules = topic.settings.rules();
                 let is_limited = rules.retention.is_some() || rules.retention_bytes.is_some();
@@ -200,7 +200,8 @@ impl Shared {
         let inner: Vec<Stretch> = match seen.runs.get(gone) {
             Some(run) if by_size || rules.retention_by_batch => {
                 let section = self.sections.get(&*self.env.disk, at, run)?;
-                let shown = section.entries.iter().filter(|entry| entry.next() > seen.start);
+                let shown = run.entries(&section).iter();
+                let shown = shown.filter(|entry| entry.next() > seen.start);
                 shown.map(Stretch::from).collect()
             }
             Some(_) => Vec::new(),
@@ -238,14 +239,14 @@ impl Shared {
         run: &Run,
         start: i64,
     ) -> Result<u64, ReadError> {
-        let key = (run.index.runs[run.section as usize].stream, run.index.base);
+        let key = (run.index.runs[run.section as usize].stream, run.index.base, run.base);
         if run.base >= start
             && let Some(bytes) = self.retention.lock().sizes.get(&key)
         {
             return Ok(*bytes);
         }
         let section = self.sections.get(&*self.env.disk, partition, run)?;
-        let shown = section.entries.iter().filter(|entry| entry.next() > start);
+        let shown = run.entries(&section).iter().filter(|entry| entry.next() > start);
         let bytes = shown.map(|entry| u64::from(entry.bytes)).sum();
         if run.base >= start {
             self.retention.lock().sizes.insert(key, bytes);

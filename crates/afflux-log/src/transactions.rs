@@ -85,7 +85,7 @@ impl Stream {
         for run in &self.runs[first..] {
             if run.ended > 0 {
                 let section = sections.get(&run.index.base).ok_or_else(|| run.clone())?;
-                section.ended.iter().for_each(|ended| {
+                run.ended(section).iter().for_each(|ended| {
                     walk(ended);
                 });
             }

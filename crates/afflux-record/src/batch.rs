@@ -30,7 +30,7 @@ use crate::compression::{Compression, UNPACKED_BYTES_MAX};
 
 pub use crate::{
     builder::{Builder, Producer},
-    rewrite::{recompress, stamp},
+    rewrite::{recompress, retain, stamp},
 };
 
 /// Bytes in front of the records.
@@ -52,6 +52,7 @@ pub(crate) const COMPRESSION_MASK: i16 = 0b111;
 pub(crate) const LOG_APPEND_TIME: i16 = 1 << 3;
 pub(crate) const TRANSACTIONAL: i16 = 1 << 4;
 pub(crate) const CONTROL: i16 = 1 << 5;
+pub(crate) const DELETE_HORIZON: i16 = 1 << 6;
 
 /// Bytes that are not a batch that this module reads.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -252,6 +253,12 @@ impl Header {
     /// Whether it holds markers for the log instead of records for readers.
     pub fn is_control(&self) -> bool {
         self.attributes & CONTROL != 0
+    }
+
+    /// When compaction may drop the tombstones, or the marker, that it holds, if it has seen them
+    /// in a pass before. It stands where else the base timestamp does (KIP-534).
+    pub fn delete_horizon(&self) -> Option<Timestamp> {
+        (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp)
     }
 
     /// Whether the producer numbers its batches.

@@ -91,20 +91,9 @@ impl Builder {
             self.max_timestamp = timestamp;
         }
         self.max_timestamp = self.max_timestamp.max(timestamp);
-        let body = &mut self.scratch;
-        body.clear();
-        body.put_u8(0);
-        put_varint(body, timestamp.0.wrapping_sub(self.base_timestamp.0));
-        put_varint(body, i64::from(self.count));
-        put_bytes(body, key);
-        put_bytes(body, value);
-        put_varint(body, headers.len() as i64);
-        for (name, value) in headers {
-            put_bytes(body, Some(name));
-            put_bytes(body, *value);
-        }
-        put_varint(&mut self.records, body.len() as i64);
-        self.records.put_slice(body);
+        let deltas = (timestamp.0.wrapping_sub(self.base_timestamp.0), i64::from(self.count));
+        let headers = headers.iter().copied();
+        put_record(&mut self.records, &mut self.scratch, deltas, (key, value), headers);
         self.count += 1;
     }
 
@@ -155,6 +144,29 @@ impl Builder {
         out[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&crc.to_be_bytes());
         Ok(out.freeze())
     }
+}
+
+/// Adds a record: its time and its offset count from the batch's. `body` is scratch space.
+pub(crate) fn put_record<'a>(
+    out: &mut BytesMut,
+    body: &mut BytesMut,
+    (time, offset): (i64, i64),
+    (key, value): (Option<&[u8]>, Option<&[u8]>),
+    headers: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+) {
+    body.clear();
+    body.put_u8(0);
+    put_varint(body, time);
+    put_varint(body, offset);
+    put_bytes(body, key);
+    put_bytes(body, value);
+    put_varint(body, headers.len() as i64);
+    for (name, value) in headers {
+        put_bytes(body, Some(name));
+        put_bytes(body, value);
+    }
+    put_varint(out, body.len() as i64);
+    out.put_slice(body);
 }
 
 fn put_varint(out: &mut BytesMut, value: i64) {

@@ -1,21 +1,26 @@
-//! What a log changes in a batch that a producer sent: its time and its compression.
+//! What a log changes in a batch that a producer sent: its time, its compression, and which of its
+//! records are left.
 //!
-//! Neither touches a record: the log's time stands in the header, and the records are unpacked and
-//! packed again as one run of bytes.
+//! The first two touch no record: the log's time stands in the header, and the records are unpacked
+//! and packed again as one run of bytes. Compaction leaves records out; what stays keeps its offset,
+//! its time and its headers, and the batch the offsets and the sequences that it spans.
 
 use afflux_types::Timestamp;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
     batch::{
-        ATTRIBUTES_AT, BatchError, COMPRESSION_MASK, CRC_AT, HEADER_BYTES, Header,
-        LENGTH_PREFIX_BYTES, LOG_APPEND_TIME,
+        ATTRIBUTES_AT, BatchError, COMPRESSION_MASK, CRC_AT, DELETE_HORIZON, HEADER_BYTES, Header,
+        LENGTH_PREFIX_BYTES, LOG_APPEND_TIME, Record,
     },
+    builder::put_record,
     compression::{Compression, UNPACKED_BYTES_MAX},
 };
 
 const LENGTH_AT: usize = 8;
+const BASE_TIMESTAMP_AT: usize = 27;
 const MAX_TIMESTAMP_AT: usize = 35;
+const COUNT_AT: usize = 57;
 
 /// Gives all records of a batch the log's time (`LogAppendTime`).
 pub fn stamp(batch: &Bytes, time: Timestamp) -> Result<Bytes, BatchError> {
@@ -35,17 +40,55 @@ pub fn recompress(batch: &Bytes, to: Compression) -> Result<Bytes, BatchError> {
         return Ok(batch.clone());
     }
     let plain = from.unpack(&batch.slice(HEADER_BYTES..header.bytes), UNPACKED_BYTES_MAX)?;
-    let packed = to.pack(&plain)?;
+    let attributes = header.attributes & !COMPRESSION_MASK | to.code();
+    Ok(seal(join(batch, &to.pack(&plain)?, attributes)?))
+}
+
+/// What is left of a batch if only some of its records are: `records`, which are its own. If there
+/// are none it is a header, of no codec. With a `horizon`, that is noted in it: see
+/// [`Header::delete_horizon`].
+pub fn retain(
+    batch: &Bytes,
+    records: &[Record],
+    horizon: Option<Timestamp>,
+) -> Result<Bytes, BatchError> {
+    let header = Header::parse(batch)?;
+    let base_timestamp = horizon.unwrap_or(header.base_timestamp);
+    let (mut plain, mut scratch) = (BytesMut::new(), BytesMut::new());
+    for record in records {
+        let time = record.timestamp.0.wrapping_sub(base_timestamp.0);
+        let offset = record.offset.0 - header.base_offset.0;
+        let headers = record.headers.iter().map(|h| (&h.name[..], h.value.as_deref()));
+        let said = (record.key.as_deref(), record.value.as_deref());
+        put_record(&mut plain, &mut scratch, (time, offset), said, headers);
+    }
+    let is_empty = records.is_empty();
+    let codec = if is_empty { Compression::None } else { header.compression()? };
+    let mut attributes = header.attributes & !COMPRESSION_MASK | codec.code();
+    if horizon.is_some() {
+        attributes |= DELETE_HORIZON;
+    }
+    let mut out = join(batch, &codec.pack(&plain)?, attributes)?;
+    put(&mut out, BASE_TIMESTAMP_AT, &base_timestamp.0.to_be_bytes());
+    if !header.is_log_append_time() || is_empty {
+        let latest = records.iter().map(|record| record.timestamp.0).max().unwrap_or(-1);
+        put(&mut out, MAX_TIMESTAMP_AT, &latest.to_be_bytes());
+    }
+    put(&mut out, COUNT_AT, &(records.len() as i32).to_be_bytes());
+    Ok(seal(out))
+}
+
+/// A batch's header with other records behind it; its checksum is not yet right.
+fn join(batch: &Bytes, packed: &[u8], attributes: i16) -> Result<BytesMut, BatchError> {
     let bytes = HEADER_BYTES + packed.len();
     let length = i32::try_from(bytes - LENGTH_PREFIX_BYTES)
         .map_err(|_| BatchError::Header("it is larger than 2 GiB"))?;
     let mut out = BytesMut::with_capacity(bytes);
     out.put_slice(&batch[..HEADER_BYTES]);
-    out.put_slice(&packed);
+    out.put_slice(packed);
     put(&mut out, LENGTH_AT, &length.to_be_bytes());
-    let attributes = header.attributes & !COMPRESSION_MASK | to.code();
     put(&mut out, ATTRIBUTES_AT, &attributes.to_be_bytes());
-    Ok(seal(out))
+    Ok(out)
 }
 
 fn put(out: &mut BytesMut, at: usize, bytes: &[u8]) {
@@ -94,6 +137,42 @@ mod tests {
                 assert_eq!(Header::parse(&packed).unwrap().compression().unwrap(), to);
                 assert_eq!(records(&packed), plain, "{from:?} to {to:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_batch_is_as_it_was() {
+        for codec in CODECS {
+            let whole = batch(codec);
+            let mut whole = BytesMut::from(&whole[..]);
+            batch::patch(&mut whole, afflux_types::Offset(100), afflux_types::LeaderEpoch(3))
+                .unwrap();
+            let whole = whole.freeze();
+            let mut left = records(&whole);
+            left.retain(|record| record.offset.0 % 3 == 0);
+            let header = Header::parse(&whole).unwrap();
+            for horizon in [None, Some(Timestamp(5_000_000))] {
+                let less = retain(&whole, &left, horizon).unwrap();
+                assert_eq!(records(&less), left, "{codec:?}");
+                let now = batch::check(&less).unwrap();
+                assert_eq!(now.delete_horizon(), horizon);
+                assert_eq!(now.compression().unwrap(), codec);
+                assert_eq!(
+                    (now.base_offset, now.next_offset()),
+                    (header.base_offset, header.next_offset())
+                );
+                assert_eq!((now.record_count, now.leader_epoch), (6, header.leader_epoch));
+                assert_eq!(now.max_timestamp, left.last().unwrap().timestamp);
+                // Once more, as the next pass does.
+                let again = retain(&less, &left[1..], None).unwrap();
+                assert_eq!(records(&again), left[1..]);
+                assert_eq!(batch::check(&again).unwrap().delete_horizon(), horizon);
+            }
+            let none = retain(&whole, &[], None).unwrap();
+            let now = batch::check(&none).unwrap();
+            assert_eq!(records(&none), []);
+            assert_eq!((now.bytes, now.max_timestamp.0), (HEADER_BYTES, -1));
+            assert_eq!(now.next_offset(), header.next_offset());
         }
     }
 

@@ -81,7 +81,7 @@ public final class Administration {
         alter("retention.ms", "", AlterConfigOp.OpType.DELETE).get();
         check(setting("max.message.bytes").value().equals("2000"), "a setting is changed");
         check(setting("retention.ms").isDefault(), "a setting goes back");
-        refused(alter("cleanup.policy", "compact", AlterConfigOp.OpType.SET),
+        refused(alter("cleanup.policy", "keep", AlterConfigOp.OpType.SET),
                 InvalidConfigurationException.class);
         Collection<ConfigResource> resources = admin.listConfigResources().all().get();
         check(resources.contains(new ConfigResource(ConfigResource.Type.TOPIC, TOPIC)),

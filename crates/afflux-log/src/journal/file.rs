@@ -50,7 +50,8 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    fn encode(&self) -> Vec<u8> {
+    /// The first page.
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut page = Vec::with_capacity(FIRST_PAGE as usize);
         page.put_slice(MAGIC);
         page.put_u32_le(0);

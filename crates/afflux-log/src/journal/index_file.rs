@@ -28,6 +28,9 @@
 //! what the stream was decided up to at the seal.
 //!
 //! Version 1 knew no transactions; such an index is built again.
+//!
+//! A file with what was compacted (see `compacted_file`) ends with such an index, of one stream. That
+//! one is no cache; its numbers count from where it begins.
 
 use std::{
     io,
@@ -177,6 +180,8 @@ pub(crate) struct Content {
 #[derive(Debug)]
 pub(crate) struct IndexFile {
     path: PathBuf,
+    /// Where in that it begins.
+    from: u64,
     /// Its journal file's first position.
     pub(crate) base: u64,
     /// Behind the seal.
@@ -213,7 +218,8 @@ pub(crate) fn encode_producers<'a>(streams: impl Iterator<Item = (u32, &'a Produ
 }
 
 impl Content {
-    fn encode(&self) -> Vec<u8> {
+    /// The bytes of an index.
+    pub(super) fn encode(&self) -> Vec<u8> {
         let directory_bytes = 4
             + 4
             + self.sections.len() * RUN_BYTES
@@ -282,26 +288,40 @@ impl IndexFile {
         let bytes = content.encode();
         let path = path_of(dir, content.base);
         write_whole(disk, &path, &bytes)?;
-        Self::parse(path, content.journal, &bytes[..HEADER_BYTES], &bytes[HEADER_BYTES..])
+        Self::parse((path, 0), content.journal, &bytes[..HEADER_BYTES], &bytes[HEADER_BYTES..])
             .ok_or_else(|| io::Error::other("an index file does not read back"))
     }
 
     /// Opens the index of a journal file; `None` if it is missing or damaged.
     pub(crate) fn open(disk: &dyn Disk, dir: &Path, journal: u128, base: u64) -> Option<Self> {
-        let path = path_of(dir, base);
+        Self::open_at(disk, (path_of(dir, base), 0), journal, base)
+    }
+
+    /// Opens an index that begins somewhere in a file; `None` if it is missing or damaged.
+    pub(super) fn open_at(
+        disk: &dyn Disk,
+        (path, from): (PathBuf, u64),
+        journal: u128,
+        base: u64,
+    ) -> Option<Self> {
         let file = disk.open(&path, OpenMode::Read).ok()?;
         let mut header = [0; HEADER_BYTES];
-        file.read_exact_at(&mut header, 0).ok()?;
+        file.read_exact_at(&mut header, from).ok()?;
         let length = (&header[HEADER_BYTES - 8..]).get_u64_le();
         if length > file.len().ok()? {
             return None;
         }
         let mut directory = vec![0; length as usize];
-        file.read_exact_at(&mut directory, HEADER_BYTES as u64).ok()?;
-        Self::parse(path, journal, &header, &directory).filter(|index| index.base == base)
+        file.read_exact_at(&mut directory, from + HEADER_BYTES as u64).ok()?;
+        Self::parse((path, from), journal, &header, &directory).filter(|index| index.base == base)
     }
 
-    fn parse(path: PathBuf, journal: u128, header: &[u8], directory: &[u8]) -> Option<Self> {
+    fn parse(
+        (path, from): (PathBuf, u64),
+        journal: u128,
+        header: &[u8],
+        directory: &[u8],
+    ) -> Option<Self> {
         let mut at = header;
         let magic = at.copy_to_bytes(MAGIC.len());
         let crc = at.get_u32_le();
@@ -341,7 +361,24 @@ impl IndexFile {
         }
         let producers =
             (at.try_get_u64_le().ok()?, at.try_get_u32_le().ok()?, at.try_get_u32_le().ok()?);
-        Some(Self { path, base, end, sequence, incarnation, runs, boundaries, foreign, producers })
+        Some(Self {
+            path,
+            from,
+            base,
+            end,
+            sequence,
+            incarnation,
+            runs,
+            boundaries,
+            foreign,
+            producers,
+        })
+    }
+
+    /// Whether it knows any producers.
+    pub(crate) fn knows_producers(&self) -> bool {
+        let (_, bytes, _) = self.producers;
+        bytes > 4
     }
 
     /// Where it is.
@@ -351,6 +388,7 @@ impl IndexFile {
 
     fn read(&self, disk: &dyn Disk, at: u64, bytes: u32, crc: u32) -> io::Result<Vec<u8>> {
         let file = disk.open(&self.path, OpenMode::Read)?;
+        let at = at.saturating_add(self.from);
         if at.saturating_add(u64::from(bytes)) > file.len()? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -20,7 +20,9 @@
 //! | `recovery` | what counts after a crash |
 //! | `sealing` | from a full file's entries to its index |
 //! | `index_file` | a sealed file's index beside it: a cache |
+//! | `compacted_file` | what compaction left of a partition: not in the sequence, and no cache |
 
+mod compacted_file;
 mod file;
 mod frames;
 mod index_file;
@@ -30,22 +32,27 @@ mod writer;
 
 use std::path::Path;
 
+pub(crate) use compacted_file::{
+    COMPACTED, Finished, Writer as CompactedWriter, base_of as compacted_base,
+    open as open_compacted, run as compacted_run,
+};
 pub(crate) use file::{
     FIRST_PAGE, Identity, JournalFile, base_of, spare_number, spare_path, write_whole,
 };
 pub(crate) use frames::{Last, Reader, explain, proof};
-pub(crate) use index_file::{IndexFile, Section, encode_producers, path_of as index_path};
+pub(crate) use index_file::{IndexFile, RunMeta, Section, encode_producers, path_of as index_path};
 pub(crate) use recovery::{Recovered, is_usable, recover};
 pub(crate) use sealing::{Sealing, gather, install};
 pub(crate) use writer::{Frame, WriteBatch};
 
-/// Whether a path is an index that was not finished, or whose journal file is gone.
+/// Whether a path is an index that was not finished, or whose journal file is gone, or a compacted
+/// file that is not in use.
 pub(crate) fn is_leftover(path: &Path, is_there: impl Fn(u64) -> bool) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     let stem = path.file_stem().and_then(|stem| stem.to_str());
     match extension {
         Some("new") => true,
-        Some("index") => {
+        Some("index" | "compacted") => {
             !stem.and_then(|stem| u64::from_str_radix(stem, 16).ok()).is_some_and(is_there)
         }
         _ => false,

@@ -13,6 +13,9 @@
 //!    about to be shown to readers.
 //! 5. Sealed files that were read get their index. The changes of metadata are folded. Files
 //!    that are missing must have been given back.
+//! 6. Files with what was compacted, which the metadata names, take the place of what they stand
+//!    for, wherever that is still found. If no index tells of the producers of files that were
+//!    given back, these files tell of theirs.
 
 use std::{
     collections::BTreeMap,
@@ -30,6 +33,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::{
+    compacted_file::{open as open_compacted, recall},
     file::{FIRST_PAGE, JournalFile, base_of, spare_number},
     frames::{Last, Reader, explain, proof},
     index_file::{IndexFile, Section, encode_producers, path_of},
@@ -37,8 +41,8 @@ use super::{
 };
 use crate::{
     error::OpenError,
-    index::{IndexEntry, Stream, WHOLE},
-    meta::{Change, META_STREAM, Meta},
+    index::{IndexEntry, Run, Stream, WHOLE},
+    meta::{Change, Compacted, META_STREAM, Meta},
     producers::Producers,
     sequencer::FileState,
 };
@@ -99,6 +103,8 @@ struct Scan<'a> {
     producers_from: Option<Arc<IndexFile>>,
     /// An index that turned out to be damaged where it was needed.
     damaged: Option<PathBuf>,
+    /// Whether nothing told of the producers of files that were given back.
+    forgot: bool,
     /// Whether the number of the next frame is known: not behind a file that was given back.
     follows: bool,
 }
@@ -147,6 +153,7 @@ impl Scan<'_> {
 
     /// Reads a file without an index.
     fn read(&mut self, file: &Arc<JournalFile>) -> Result<Ended, OpenError> {
+        self.forgot |= self.state.files.is_empty() && file.base > 0;
         self.load_producers();
         self.state.files.insert(file.base, FileState::new(file.clone()));
         let mut reader = Reader::new(file);
@@ -375,8 +382,16 @@ fn attempt(
         next: None,
         spares,
     };
-    let mut scan =
-        Scan { disk, dir, journal, state, producers_from: None, damaged: None, follows: false };
+    let mut scan = Scan {
+        disk,
+        dir,
+        journal,
+        state,
+        producers_from: None,
+        damaged: None,
+        forgot: false,
+        follows: false,
+    };
     let mut behind = None;
     for (i, file) in files.iter().enumerate() {
         if i > 0 && files[i - 1].end() != file.base {
@@ -409,13 +424,53 @@ fn attempt(
     finish(scan, &files, behind).map(Ok)
 }
 
+/// A compacted file and its run.
+type Compacts = Vec<(Arc<JournalFile>, Run)>;
+
+/// Puts what was compacted of a partition in the place of what was found of it.
+fn take_compacted(
+    (disk, dir, journal): (&dyn Disk, &Path, u128),
+    (number, compacted): (u32, &Compacted),
+    stream: &mut Stream,
+    files: &mut BTreeMap<u64, FileState>,
+) -> Result<Compacts, OpenError> {
+    // It was told to begin behind what is missing of it in the journal.
+    if stream.start <= compacted.to {
+        stream.start = 0;
+    }
+    let mut opened = Compacts::with_capacity(compacted.files.len());
+    for named in &compacted.files {
+        let (file, run) = open_compacted(disk, dir, journal, (number, named))?;
+        files.insert(named.base, FileState::new(file.clone()));
+        opened.push((file, run));
+    }
+    let mut runs: Vec<Run> = opened.iter().map(|(_, run)| run.clone()).collect();
+    let last = runs.pop();
+    stream.compact(0, compacted.to, last);
+    stream.runs.splice(0..0, runs);
+    Ok(opened)
+}
+
+fn recall_producers(
+    disk: &dyn Disk,
+    compacted: &Compacts,
+    stream: &mut Stream,
+) -> Result<(), OpenError> {
+    let known = stream.producers.states().map(|state| state.id.0).collect();
+    for (file, run) in compacted {
+        recall(disk, (file, run), &known, &mut stream.producers)
+            .map_err(|error| OpenError::io(&file.path, error))?;
+    }
+    Ok(())
+}
+
 /// Checks the chain and joins what was read.
 fn finish(
     scan: Scan<'_>,
     files: &[Arc<JournalFile>],
     behind: Option<usize>,
 ) -> Result<Recovered, OpenError> {
-    let Scan { disk, dir, mut state, .. } = scan;
+    let Scan { disk, dir, journal, mut state, forgot, .. } = scan;
     let Some(behind) = behind else {
         return match files.last() {
             None => Ok(state),
@@ -461,6 +516,13 @@ fn finish(
     let numbers = state.meta.topics().iter().flat_map(|topic| topic.streams());
     for number in numbers.chain([META_STREAM]) {
         let mut stream = state.streams.remove(&number).unwrap_or_default();
+        if let Some(compacted) = state.meta.compacted().get(&number) {
+            let from = (disk, dir, journal);
+            let runs = take_compacted(from, (number, compacted), &mut stream, &mut state.files)?;
+            if forgot {
+                recall_producers(disk, &runs, &mut stream)?;
+            }
+        }
         stream.start = stream.start.max(state.meta.start(number).0);
         stream.end = stream.end.max(stream.start);
         stream.durable = stream.end;

@@ -23,6 +23,7 @@
 //! 3. The files between are moved into the quarantine, their indexes removed. (The same.)
 //! 4. A seal is written over the corrupt place. (The same, or the journal is repaired.)
 
+mod compacted;
 mod plan;
 mod report;
 mod steps;
@@ -109,6 +110,9 @@ pub enum RepairError {
     /// Nothing keeps the node from starting.
     #[error("nothing keeps the node from starting: there is nothing to repair")]
     NothingToRepair,
+    /// What keeps the node from starting does not stand in the journal itself.
+    #[error("{0} holds what compaction left of a partition: it can not be cut out of the journal")]
+    Compacted(PathBuf),
     /// Nothing stands before the damage, or the list of topics stood behind it and can not be read.
     #[error("nothing would be kept: what stands before the damage is of no use without the rest")]
     NothingKept,
@@ -121,7 +125,7 @@ impl Classified for RepairError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Open(error) => error.kind(),
-            Self::NothingKept => ErrorKind::Corrupt,
+            Self::NothingKept | Self::Compacted(_) => ErrorKind::Corrupt,
             Self::NothingToRepair | Self::Declined => ErrorKind::Invalid,
         }
     }
@@ -138,6 +142,7 @@ impl Classified for RepairError {
                  with a new one"
                     .to_owned(),
             ),
+            Self::Compacted(_) => Some("restore that file from a backup".to_owned()),
             Self::Declined => None,
         }
     }
@@ -171,7 +176,10 @@ pub fn repair(
     let checked = report::summary(&walk);
     let time = env.clock.now();
     let plan = plan::plan(&walk, time).map_err(|error| OpenError::io(dir, error))?;
-    let plan = plan.ok_or(RepairError::NothingToRepair)?;
+    let plan = plan.ok_or_else(|| match checked.stop() {
+        Some(damage) => RepairError::Compacted(damage.path.clone()),
+        None => RepairError::NothingToRepair,
+    })?;
     if matches!(plan::metadata(&walk), plan::Metadata::Gone) {
         return Err(RepairError::NothingKept);
     }

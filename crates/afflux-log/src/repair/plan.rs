@@ -10,7 +10,10 @@ use afflux_record::{
 use afflux_types::{Incarnation, JournalPosition, LeaderEpoch, Offset, Timestamp};
 use bytes::BytesMut;
 
-use super::walk::{Found, Stop, Walk};
+use super::{
+    compacted,
+    walk::{Found, Stop, Walk},
+};
 use crate::{
     journal::FIRST_PAGE,
     meta::{Change, META_STREAM, Meta},
@@ -124,14 +127,17 @@ pub(super) fn metadata(walk: &Walk) -> Metadata {
 /// What the log has to know of itself that stood in what is cut, and of the cut.
 fn changes(walk: &Walk, from: u64, to: u64) -> Vec<Change> {
     let mut changes = Vec::new();
-    let kept = match metadata(walk) {
-        Metadata::Kept(meta) => meta,
+    let (kept, told) = match metadata(walk) {
+        Metadata::Kept(meta) => (meta, 0),
         Metadata::Restated(meta) => {
             changes.push(Change::Snapshot(meta.clone()));
-            meta
+            let is_sum = |change: &Change| matches!(change, Change::Snapshot(_));
+            let sum = walk.lost.changes.iter().position(is_sum);
+            (meta, sum.map_or(0, |sum| sum + 1))
         }
-        Metadata::Gone => Meta::new(),
+        Metadata::Gone => (Meta::new(), 0),
     };
+    changes.extend(compacted::changes(walk, &kept, told));
     let mut all = kept.clone();
     walk.lost.changes.iter().for_each(|change| all.apply(change.clone()));
     // That files before the cut were given back may have been told behind it.

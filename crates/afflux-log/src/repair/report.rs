@@ -23,8 +23,12 @@ pub(super) fn summary(walk: &Walk) -> Checked {
 
 fn losses(walk: &Walk) -> Vec<Loss> {
     let names = names(walk);
+    let mut all = Meta::new();
+    walk.kept.changes.iter().chain(&walk.lost.changes).for_each(|c| all.apply(c.clone()));
     let lost = walk.lost.streams.iter().map(|(stream, lost)| {
-        let from = walk.kept.streams.get(stream).map_or(0, |kept| kept.end);
+        let kept = walk.kept.streams.get(stream).map_or(0, |kept| kept.end);
+        // What was compacted stays.
+        let from = kept.max(all.compacted().get(stream).map_or(0, |compacted| compacted.to));
         let partition = match names.get(stream) {
             _ if *stream == META_STREAM => "the log's own metadata".to_owned(),
             Some((topic, partition)) => format!("{}-{partition}", topic.name),
@@ -32,7 +36,7 @@ fn losses(walk: &Walk) -> Vec<Loss> {
         };
         Loss { partition, from: Offset(from), to: Offset(lost.end), records: lost.records }
     });
-    lost.collect()
+    lost.filter(|loss| loss.from < loss.to).collect()
 }
 
 /// The partitions of all topics that ever were, as far as the journal tells.

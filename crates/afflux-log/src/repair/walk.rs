@@ -8,8 +8,15 @@
 //! 3. Any other invalid frame is the torn tail, or, by a proof behind it, where the walk stops.
 //!    It stops too at a file without its first page, of the wrong length, or that is missing.
 //! 4. What lies behind is searched for frames, to tell what would be lost.
+//! 5. If the walk did not stop, files with what was compacted are read too.
 
-use std::{collections::BTreeMap, io, ops::Range, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    ops::Range,
+    path::Path,
+    sync::Arc,
+};
 
 use afflux_env::Disk;
 use afflux_record::{
@@ -149,6 +156,8 @@ pub(super) struct Walk {
     /// What is damaged without keeping the node from starting.
     pub(super) passed: Vec<Damage>,
     pub(super) stop: Option<Stop>,
+    /// The files with what was compacted that are there.
+    pub(super) compacted: BTreeSet<u64>,
     /// The file that a repair of this stop has begun, and not finished.
     pub(super) begun: Option<usize>,
     follows: bool,
@@ -178,10 +187,14 @@ pub(super) fn walk(disk: &dyn Disk, dir: &Path, journal: u128) -> Result<Walk, O
     let changes = walk.kept.changes.iter().chain(&walk.lost.changes);
     changes.for_each(|change| meta.apply(change.clone()));
     let missing = walk.gaps().find(|(_, gap)| !meta.is_recycled(gap.start, gap.end - gap.start));
-    match missing.map(|(behind, _)| behind) {
-        Some(behind) => Walk::once(disk, dir, journal, Some(behind)),
-        None => Ok(walk),
+    if let Some((behind, _)) = missing {
+        return Walk::once(disk, dir, journal, Some(behind));
     }
+    let mut walk = walk;
+    if walk.stop.is_none() {
+        walk.passed.extend(super::compacted::damage(disk, dir, journal, &meta));
+    }
+    Ok(walk)
 }
 
 fn find(disk: &dyn Disk, dir: &Path, journal: u128) -> Result<Vec<Found>, OpenError> {
@@ -234,6 +247,7 @@ impl Walk {
             torn: false,
             passed: Vec::new(),
             stop: None,
+            compacted: super::compacted::find(disk, dir)?,
             begun: None,
             follows: false,
         };

@@ -46,6 +46,10 @@ pub enum Allowed {
     Only(&'static str),
     /// One of these.
     OneOf(&'static [&'static str]),
+    /// One or more of these.
+    AnyOf(&'static [&'static str]),
+    /// From 0 to 1.
+    Share,
     /// A whole number of this or more.
     AtLeast(i64),
 }
@@ -132,6 +136,14 @@ impl Setting {
             Allowed::OneOf(values) if !values.contains(&value) => {
                 Err(refused(format!("one of {} is taken", values.join(", "))))
             }
+            Allowed::AnyOf(values)
+                if value.is_empty() || !value.split(',').all(|part| values.contains(&part)) =>
+            {
+                Err(refused(format!("one or more of {} are taken", values.join(", "))))
+            }
+            Allowed::Share if !value.parse::<f64>().is_ok_and(|v| (0.0..=1.0).contains(&v)) => {
+                Err(refused("a number from 0 to 1 is taken".to_owned()))
+            }
             Allowed::AtLeast(least) => {
                 let most =
                     if self.kind == SettingType::Int { i64::from(i32::MAX) } else { i64::MAX };
@@ -153,9 +165,28 @@ impl Setting {
     }
 }
 
+/// When and how a topic is compacted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compaction {
+    /// How old records must be for it.
+    pub lag_min: Duration,
+    /// How old records may become without it.
+    pub lag_max: Option<Duration>,
+    /// How long tombstones and markers stay once a pass has seen them.
+    pub delete_retention: Duration,
+    /// Which share of the bytes must have come since the last pass.
+    pub dirty_ratio: f64,
+    /// How old a record of the file being written must be for it to be compacted...
+    pub roll_after: Duration,
+    /// ...or how many bytes there must be of them.
+    pub roll_bytes: u64,
+}
+
 /// What follows from a topic's settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
+    /// How it is compacted, if it is.
+    pub compaction: Option<Compaction>,
     /// How long records are kept, by their timestamps.
     pub retention: Option<Duration>,
     /// How many bytes of a partition are kept.
@@ -177,12 +208,21 @@ pub struct Rules {
 }
 
 /// What was set for a topic, checked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
 pub struct Settings {
     set: BTreeMap<String, String>,
     rules: Rules,
 }
+
+/// The rules follow from what was set.
+impl PartialEq for Settings {
+    fn eq(&self, other: &Self) -> bool {
+        self.set == other.set
+    }
+}
+
+impl Eq for Settings {}
 
 impl Default for Settings {
     fn default() -> Self {
@@ -223,6 +263,15 @@ impl Settings {
                 name: "durability",
                 value: "relaxed".to_owned(),
                 reason: format!("{name} is set, which asks for more"),
+            });
+        }
+        if let Some(Compaction { lag_min, lag_max: Some(lag_max), .. }) = settings.rules.compaction
+            && lag_min > lag_max
+        {
+            return Err(SettingError::Value {
+                name: "min.compaction.lag.ms",
+                value: lag_min.as_millis().to_string(),
+                reason: "max.compaction.lag.ms is less".to_owned(),
             });
         }
         Ok(settings)
@@ -274,9 +323,23 @@ impl Rules {
             "uncompressed" => "none",
             name => name,
         };
+        let policies = text("cleanup.policy");
+        let has = |policy: &str| policies.split(',').any(|part| part == policy);
+        let lag_max = time("max.compaction.lag.ms");
+        let roll_after = Duration::from_millis(number("segment.ms").unsigned_abs());
+        let compaction = has("compact").then(|| Compaction {
+            lag_min: time("min.compaction.lag.ms").unwrap_or(Duration::MAX),
+            lag_max,
+            delete_retention: time("delete.retention.ms").unwrap_or(Duration::MAX),
+            dirty_ratio: text("min.cleanable.dirty.ratio").parse().unwrap_or(0.5),
+            roll_after: lag_max.map_or(roll_after, |lag| lag.min(roll_after)),
+            roll_bytes: number("segment.bytes").unsigned_abs(),
+        });
+        let deletes = has("delete");
         Self {
-            retention: time("retention.ms"),
-            retention_bytes: limit("retention.bytes").map(|bytes| bytes as u64),
+            compaction,
+            retention: time("retention.ms").filter(|_| deletes),
+            retention_bytes: limit("retention.bytes").filter(|_| deletes).map(|bytes| bytes as u64),
             retention_by_batch: ["segment.bytes", "segment.ms"]
                 .iter()
                 .any(|s| set.contains_key(*s)),
@@ -352,16 +415,19 @@ mod tests {
         check("max.message.bytes", "2147483648", Err("to 2147483647"));
         check("cleanup.policy", "delete", Ok(()));
         check("cleanup.policy", " delete , ", Ok(()));
-        check("cleanup.policy", "compact", Err("only delete is taken"));
-        check("cleanup.policy", "compact,delete", Err("only delete is taken"));
-        check("cleanup.policy", "", Err("only delete is taken"));
+        check("cleanup.policy", "compact", Ok(()));
+        check("cleanup.policy", "compact, delete", Ok(()));
+        check("cleanup.policy", "", Err("one or more of delete, compact"));
+        check("cleanup.policy", "compact,keep", Err("one or more of delete, compact"));
         check("compression.type", "zstd", Ok(()));
         check("compression.type", "brotli", Err("one of"));
         check("min.insync.replicas", "1", Ok(()));
         check("min.insync.replicas", "2", Err("only 1 is taken"));
         check("unclean.leader.election.enable", "FALSE", Ok(()));
         check("unclean.leader.election.enable", "true", Err("only false"));
-        check("min.cleanable.dirty.ratio", "0.50", Ok(()));
+        check("min.cleanable.dirty.ratio", "0.01", Ok(()));
+        check("min.cleanable.dirty.ratio", "1.1", Err("from 0 to 1"));
+        check("min.cleanable.dirty.ratio", "NaN", Err("from 0 to 1"));
         check("follower.replication.throttled.replicas", "", Ok(()));
         check("follower.replication.throttled.replicas", "*", Err("only empty"));
         check("segment.bytes", "52428800", Ok(()));
@@ -388,6 +454,37 @@ mod tests {
         assert_eq!((rules.batch_bytes_max, rules.append_time), (1_048_588, false));
         assert_eq!((rules.before_max, rules.after_max), (None, Some(Duration::from_hours(1))));
         assert_eq!((rules.compression, rules.retention_by_batch), (None, false));
+        assert_eq!(rules.compaction, None);
+        let compacted = |more: &[(&str, &str)]| {
+            let set =
+                [("cleanup.policy", "compact"), ("retention.bytes", "5"), ("segment.ms", "70")];
+            let set: Vec<_> = set.into_iter().chain(more.iter().copied()).collect();
+            settings(&set).unwrap().rules().clone()
+        };
+        let rules = compacted(&[]);
+        assert_eq!((rules.retention, rules.retention_bytes), (None, None));
+        let expected = Compaction {
+            lag_min: Duration::ZERO,
+            lag_max: None,
+            delete_retention: Duration::from_hours(24),
+            dirty_ratio: 0.5,
+            roll_after: Duration::from_millis(70),
+            roll_bytes: 1 << 30,
+        };
+        assert_eq!(rules.compaction, Some(expected.clone()));
+        let rules = compacted(&[
+            ("cleanup.policy", "compact,delete"),
+            ("max.compaction.lag.ms", "60"),
+            ("min.cleanable.dirty.ratio", "0.1"),
+        ]);
+        assert_eq!((rules.retention, rules.retention_bytes), (Some(week), Some(5)));
+        let lag_max = Some(Duration::from_millis(60));
+        let roll_after = Duration::from_millis(60);
+        let expected = Compaction { lag_max, dirty_ratio: 0.1, roll_after, ..expected };
+        assert_eq!(rules.compaction, Some(expected));
+        let lags = [("min.compaction.lag.ms", "61"), ("max.compaction.lag.ms", "60")];
+        let lags = [("cleanup.policy", "compact")].into_iter().chain(lags).collect::<Vec<_>>();
+        assert!(settings(&lags).unwrap_err().to_string().contains("max.compaction.lag.ms is less"));
         let rules = settings(&[
             ("retention.ms", "-1"),
             ("retention.bytes", "1000"),

@@ -46,6 +46,8 @@ pub fn page() -> String {
 fn kind(setting: &Setting) -> String {
     match setting.allowed {
         Allowed::OneOf(values) => format!("One of `{}`", values.join("`, `")),
+        Allowed::AnyOf(values) => format!("One or more of `{}`", values.join("`, `")),
+        Allowed::Share => "A number from 0 to 1".to_owned(),
         Allowed::AtLeast(least) => {
             let bits = if setting.kind == SettingType::Int { 32 } else { 64 };
             format!("A whole number of {bits} bits, at least {least}")

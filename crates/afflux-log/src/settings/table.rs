@@ -1,12 +1,11 @@
 //! The declaration of all settings. The order is that of their names.
 
 use super::{
-    Allowed::{self, AtLeast, OneOf, Only},
+    Allowed::{self, AnyOf, AtLeast, OneOf, Only, Share},
     Setting,
     SettingType::{self, Boolean, Double, Int, List, Long, Text},
 };
 
-const NO_COMPACTION: &str = "no topic is compacted";
 const NO_REPLICAS: &str = "there is one node, and no replica";
 const NO_TIERS: &str = "all data stay on this node";
 
@@ -35,13 +34,21 @@ const fn fixed(
 
 /// All settings of topics, by name.
 pub static SETTINGS: &[Setting] = &[
-    fixed(
+    setting(
         "cleanup.policy",
         List,
         "delete",
-        "compaction is not there yet",
+        AnyOf(&["delete", "compact"]),
         Some("log.cleanup.policy"),
-        "What becomes of old records: they are deleted by retention.",
+        "What becomes of old records. `delete`: retention drops them, by `retention.ms` and \
+         `retention.bytes`. `compact`: of all records with one key the newest stays, whatever its \
+         age, and the others go. `compact,delete`: both. A compacted topic takes no record without \
+         a key: the batch is refused with `INVALID_RECORD` and the places of the records at fault; \
+         what was written without keys before a topic was compacted goes with the first pass. \
+         Records keep their offsets, times and headers. What is below the last stable offset is \
+         compacted, and is looked at once a minute; what lies in the journal file that is being \
+         written stays out of it until the file is full, or `segment.ms`, `segment.bytes` or \
+         `max.compaction.lag.ms` asks for it.",
     ),
     fixed(
         "compression.gzip.level",
@@ -77,13 +84,15 @@ pub static SETTINGS: &[Setting] = &[
         Some("compression.zstd.level"),
         "How hard zstd works.",
     ),
-    fixed(
+    setting(
         "delete.retention.ms",
         Long,
         "86400000",
-        NO_COMPACTION,
+        AtLeast(0),
         Some("log.cleaner.delete.retention.ms"),
-        "How long compaction keeps tombstones.",
+        "How long compaction keeps a tombstone, which is a record without a value, and a \
+         transaction's marker. It is counted from the first pass that has dropped all that the \
+         tombstone deletes, or has found nothing left of the transaction.",
     ),
     setting(
         "durability",
@@ -164,13 +173,14 @@ pub static SETTINGS: &[Setting] = &[
         Some("log.local.retention.ms"),
         "How long records stay on the node; -2 is as `retention.ms`.",
     ),
-    fixed(
+    setting(
         "max.compaction.lag.ms",
         Long,
         "9223372036854775807",
-        NO_COMPACTION,
+        AtLeast(1),
         Some("log.cleaner.max.compaction.lag.ms"),
-        "How long a record may stay uncompacted.",
+        "How old a record of a compacted topic may become before a pass is made, whatever \
+         `min.cleanable.dirty.ratio` says.",
     ),
     setting(
         "max.message.bytes",
@@ -210,21 +220,24 @@ pub static SETTINGS: &[Setting] = &[
         Some("log.message.timestamp.type"),
         "Whose time a record has: the client's, or that of the node when it took the batch.",
     ),
-    fixed(
+    setting(
         "min.cleanable.dirty.ratio",
         Double,
         "0.5",
-        NO_COMPACTION,
+        Share,
         Some("log.cleaner.min.cleanable.ratio"),
-        "How much must have changed before compaction pays.",
+        "Which share of a partition's bytes must have come since the last pass for the next one. A \
+         pass writes anew what is left of the partition. It is made earlier if \
+         `max.compaction.lag.ms` asks for it, or if it gives back at least as much of the disk as it \
+         writes, because nothing but compacted topics keeps older journal files.",
     ),
-    fixed(
+    setting(
         "min.compaction.lag.ms",
         Long,
         "0",
-        NO_COMPACTION,
+        AtLeast(0),
         Some("log.cleaner.min.compaction.lag.ms"),
-        "How long a record stays uncompacted.",
+        "How old a record of a compacted topic must be, by its timestamp, before it can go.",
     ),
     fixed(
         "min.insync.replicas",
@@ -295,7 +308,8 @@ pub static SETTINGS: &[Setting] = &[
         Some("log.segment.bytes"),
         "How coarse retention may be. Partitions have no files of their own: they share journal \
          files, whose shares go as a whole. If this is set, `retention.ms` is decided batch by \
-         batch instead, which is finer than any size asked for.",
+         batch instead, which is finer than any size asked for. Of a compacted topic, what lies in \
+         the journal file that is being written is compacted too once it is this much.",
     ),
     fixed(
         "segment.index.bytes",
@@ -320,7 +334,8 @@ pub static SETTINGS: &[Setting] = &[
         AtLeast(1),
         Some("log.roll.ms"),
         "As `segment.bytes`: if it is set, `retention.ms` is decided batch by batch, which is \
-         finer than any time asked for.",
+         finer than any time asked for. Of a compacted topic, what lies in the journal file that is \
+         being written is compacted too once the oldest of it is this old.",
     ),
     fixed(
         "unclean.leader.election.enable",

@@ -1,6 +1,8 @@
 //! The embedded log on the simulated seam.
 
 mod basics;
+mod compaction;
+mod compaction_rules;
 mod crash;
 mod damage;
 mod producers;

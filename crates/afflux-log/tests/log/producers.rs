@@ -90,3 +90,25 @@ fn sequences_are_known_after_restarts_and_many_files() {
         sim.disk.crash();
     }
 }
+
+#[test]
+fn what_a_producer_wrote_is_known_when_nothing_of_it_is_left() {
+    let sim = Sim::new(1);
+    let log = open(&sim).unwrap();
+    topic(&log, "t", 1);
+    topic(&log, "flood", 1);
+    let (at, flood) = (partition("t", 0), partition("flood", 0));
+    let batch_of = || [(at.clone(), numbered(5, 0, 0, &["a"]))];
+    append(&log, &batch_of()).unwrap();
+    let value = "f".repeat(3000);
+    for _ in 0..100 {
+        append(&log, &[(flood.clone(), batch(0, &[&value]))]).unwrap();
+    }
+    log.trim(&at, Offset(1)).unwrap();
+    log.trim(&flood, Offset(100)).unwrap();
+    while log.step() {}
+    drop(log);
+    let log = open(&sim).unwrap();
+    let again = append(&log, &batch_of()).unwrap();
+    assert_eq!(again.base_offsets, [Offset(0)], "a retry is no new batch");
+}

@@ -165,7 +165,7 @@ fn partitions() -> Vec<TopicPartition> {
 }
 
 /// Holds the log against what its batches come to; nothing may be under way.
-fn check_reads(log: &EmbeddedLog) -> Result<Vec<i64>, String> {
+pub(crate) fn check_reads(log: &EmbeddedLog) -> Result<Vec<i64>, String> {
     let mut stable = Vec::new();
     for at in partitions() {
         let naive = work_out(&lying(log, &at)?);

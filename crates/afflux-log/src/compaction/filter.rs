@@ -1,0 +1,159 @@
+//! What compaction leaves of a batch. Pure.
+//!
+//! Batches are shown in the order of offsets, from the partition's start on, each with the aborted
+//! transactions that have records there. Of a batch stays:
+//! 1. A record that has a key of which no newer record is known, and that was not aborted. Records
+//!    without a key go.
+//! 2. Of those, a tombstone until its batch's horizon: `delete_retention` after the first pass that
+//!    sees it, which is the one that drops what it deletes.
+//! 3. A marker while the pass finds records of its transaction, and then until a horizon of its own.
+//!    So nobody who is in the middle of a transaction misses how it ended.
+//! 4. A header without records in the place of the last batch of a producer, so that the sequence
+//!    that it goes on with can be read from the partition, and of the last batch of the pass, so
+//!    that who reads gets to the end.
+
+use std::{
+    hash::{DefaultHasher, Hasher},
+    time::Duration,
+};
+
+use afflux_record::{BatchError, Header, Marker, batch};
+use afflux_types::Timestamp;
+use bytes::Bytes;
+use hashbrown::{HashMap, HashSet};
+
+use crate::{contract::AbortedTransaction, transactions::is_visible};
+
+/// Bytes that a key takes in memory, at most: with what a table that has just grown leaves unused.
+const KEY_BYTES: usize = 64;
+
+/// The newest offset of each key, by a digest of 128 bits of it. The digest is seeded, so that
+/// nobody can make two keys that share one.
+#[derive(Debug)]
+pub(super) struct Keys {
+    newest: HashMap<u128, i64>,
+    seeds: [u64; 2],
+    most: usize,
+}
+
+impl Keys {
+    pub(super) fn new(seeds: [u64; 2], bytes_max: usize) -> Self {
+        Self { newest: HashMap::new(), seeds, most: (bytes_max / KEY_BYTES).max(1) }
+    }
+
+    fn digest(&self, key: &[u8]) -> u128 {
+        let half = |seed: u64| {
+            let mut hasher = DefaultHasher::new();
+            hasher.write_u64(seed);
+            hasher.write(key);
+            u128::from(hasher.finish())
+        };
+        half(self.seeds[0]) << 64 | half(self.seeds[1])
+    }
+
+    /// Notes the records of a batch that count. False, and nothing is noted, if there may be more
+    /// of them than there is memory for; but the first batch is always taken.
+    pub(super) fn note(
+        &mut self,
+        batch: &Bytes,
+        aborted: &[AbortedTransaction],
+    ) -> Result<bool, BatchError> {
+        if !is_visible(batch, aborted) {
+            return Ok(true);
+        }
+        let count = Header::parse(batch)?.record_count as usize;
+        if !self.newest.is_empty() && self.newest.len() + count > self.most {
+            return Ok(false);
+        }
+        for record in afflux_record::records(batch) {
+            let record = record?;
+            if let Some(key) = &record.key {
+                self.newest.insert(self.digest(key), record.offset.0);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether no newer record of a key is known.
+    fn is_newest(&self, key: &[u8], offset: i64) -> bool {
+        self.newest.get(&self.digest(key)).is_none_or(|newest| offset >= *newest)
+    }
+}
+
+/// A pass's way through its partition.
+#[derive(Debug)]
+pub(super) struct Filter {
+    pub(super) keys: Keys,
+    /// When the pass began.
+    pub(super) now: Timestamp,
+    pub(super) delete_retention: Duration,
+    /// The last batch of each producer.
+    pub(super) last_batches: HashMap<i64, i64>,
+    /// Behind the last batch of the pass.
+    pub(super) upper: i64,
+    /// Producers of whose transaction records were found, and no marker yet.
+    pub(super) inside: HashSet<i64>,
+}
+
+impl Filter {
+    /// What is left of the next batch, if anything is.
+    pub(super) fn next(
+        &mut self,
+        batch: &Bytes,
+        aborted: &[AbortedTransaction],
+    ) -> Result<Option<Bytes>, BatchError> {
+        let header = Header::parse(batch)?;
+        if Marker::of(&header, batch).is_some() {
+            return self.marker(batch, &header);
+        }
+        if header.is_transactional() && header.record_count > 0 && !header.is_control() {
+            self.inside.insert(header.producer_id.0);
+        }
+        let mut kept = Vec::new();
+        let mut has_tombstones = false;
+        if is_visible(batch, aborted) {
+            let is_over = header.delete_horizon().is_some_and(|horizon| self.now >= horizon);
+            for record in afflux_record::records(batch) {
+                let record = record?;
+                let Some(key) = &record.key else { continue };
+                let is_tombstone = record.value.is_none();
+                if self.keys.is_newest(key, record.offset.0) && !(is_tombstone && is_over) {
+                    has_tombstones |= is_tombstone;
+                    kept.push(record);
+                }
+            }
+        }
+        if kept.is_empty() && !self.is_last(&header) {
+            return Ok(None);
+        }
+        let horizon = (has_tombstones && header.delete_horizon().is_none()).then(|| self.horizon());
+        if kept.len() == header.record_count as usize && horizon.is_none() {
+            return Ok(Some(batch.clone()));
+        }
+        batch::retain(batch, &kept, horizon).map(Some)
+    }
+
+    fn marker(&mut self, batch: &Bytes, header: &Header) -> Result<Option<Bytes>, BatchError> {
+        if self.inside.remove(&header.producer_id.0) {
+            return Ok(Some(batch.clone()));
+        }
+        match header.delete_horizon() {
+            Some(horizon) if self.now >= horizon && header.next_offset().0 < self.upper => Ok(None),
+            Some(_) => Ok(Some(batch.clone())),
+            None => {
+                let records: Vec<_> = afflux_record::records(batch).collect::<Result<_, _>>()?;
+                batch::retain(batch, &records, Some(self.horizon())).map(Some)
+            }
+        }
+    }
+
+    fn horizon(&self) -> Timestamp {
+        self.now.saturating_add(self.delete_retention)
+    }
+
+    /// Whether something must stay in a batch's place.
+    fn is_last(&self, header: &Header) -> bool {
+        self.last_batches.get(&header.producer_id.0) == Some(&header.base_offset.0)
+            || header.next_offset().0 >= self.upper
+    }
+}
