@@ -297,3 +297,49 @@ pub(crate) fn wire_name(name: &TopicName) -> WireTopicName {
 pub(crate) fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::{path::Path, time::Duration};
+
+    use afflux_env::sim::Sim;
+    use afflux_log::{Entry, Group, LogOptions};
+    use afflux_types::TopicPartition;
+
+    use super::*;
+
+    /// A broker that nobody serves, over a simulated disk.
+    pub(crate) fn alone(sim: &Sim, options: Options) -> Arc<Broker> {
+        let log_options = LogOptions {
+            file_bytes: 64 << 10,
+            first_file_bytes: 64 << 10,
+            write_bytes_max: 16 << 10,
+            whole_group_bytes_max: 8 << 10,
+            chunk_bytes: 4 << 10,
+            free_bytes_min: 0,
+            ..LogOptions::default()
+        };
+        let env = sim.env();
+        let log = Arc::new(EmbeddedLog::open(&env, Path::new("/data"), log_options).unwrap());
+        let settings = crate::group::Settings::default();
+        let groups = Groups::rebuild(&env, &log, settings, options.group_records_spare).unwrap();
+        let transactions = Transactions::rebuild(&env, &log, Duration::from_mins(1)).unwrap();
+        let (_, shutdown) = tokio::sync::watch::channel(false);
+        let host = StrBytes::from_static_str("localhost");
+        Arc::new(Broker { env, log, options, host, port: 0, groups, transactions, shutdown })
+    }
+
+    /// Fills a broker's disk, but for room for a few small records.
+    pub(crate) async fn fill(sim: &Sim, broker: &Broker, partition: &TopicPartition) {
+        sim.disk.set_capacity(0);
+        loop {
+            let mut builder = afflux_record::batch::Builder::new(afflux_record::Compression::None);
+            builder.push(afflux_types::Timestamp(0), None, Some(&[0; 3_000]));
+            let (partition, batch) = (partition.clone(), builder.finish().unwrap());
+            let appended = broker.log.append(&Group { entries: vec![Entry { partition, batch }] });
+            if appended.await.is_err() {
+                return;
+            }
+        }
+    }
+}

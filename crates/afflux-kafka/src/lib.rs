@@ -32,6 +32,7 @@ mod metadata;
 mod partitions;
 mod produce;
 mod replicas;
+mod rewriting;
 mod topics;
 mod transaction;
 mod transactions;
@@ -42,7 +43,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use afflux_env::{Env, Listener};
 use afflux_log::{EmbeddedLog, error::ReadError};
 use afflux_record::BatchError;
-use afflux_types::{Classified, ErrorKind, Offset, TopicName};
+use afflux_types::{Classified, ErrorKind, Offset};
 use kafka_protocol::protocol::StrBytes;
 use tokio::{
     sync::{Semaphore, watch},
@@ -91,6 +92,8 @@ pub struct Options {
     pub group_session_min: Duration,
     /// The longest that a transaction may be allowed to take.
     pub transaction_timeout_max: Duration,
+    /// How often it is looked for transactions that take too long.
+    pub transaction_check: Duration,
     /// How many records of transactions there may be that say nothing any more, beside twice as
     /// many as do: then all is written anew.
     pub transaction_records_spare: u32,
@@ -105,6 +108,8 @@ pub struct Options {
     /// How many records of groups and commits there may be that say nothing any more, beside
     /// twice as many as do: then all is written anew.
     pub group_records_spare: u32,
+    /// How many bytes of records are written anew at once; between, others commit.
+    pub rewrite_bytes: usize,
 }
 
 impl Default for Options {
@@ -123,12 +128,14 @@ impl Default for Options {
             group_initial_delay: Duration::from_millis(200),
             group_session_min: Duration::from_secs(6),
             transaction_timeout_max: Duration::from_mins(15),
+            transaction_check: Duration::from_secs(1),
             transaction_records_spare: 1_000,
             group_consumer_heartbeat: Duration::from_secs(5),
             group_consumer_session: Duration::from_secs(45),
             group_offsets_retention: Duration::from_hours(7 * 24),
             group_offsets_check: Duration::from_mins(10),
             group_records_spare: 1_000,
+            rewrite_bytes: 256 << 10,
         }
     }
 }
@@ -199,10 +206,7 @@ pub async fn start(
     let stopping = shutdown.clone();
     let broker = Arc::new(Broker { env, log, options, host, port, groups, transactions, shutdown });
     // A crash may have come between the end of a topic and that of what was committed for it.
-    let is_gone = |topic: &TopicName| broker.log.topic(topic).is_none();
-    if let Err(error) = Groups::forget_topics(&broker, is_gone).await {
-        tracing::error!(%error, "what groups committed for topics that are gone still stands");
-    }
+    Groups::forget_topics(&broker).await;
     Transactions::recover(&broker).await;
     Ok(listen(broker, listener, budget, places, stopping))
 }
@@ -215,7 +219,9 @@ async fn listen(
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
-    let mut coordinating = tokio::spawn({
+    // Whoever lets go of this ends that, too.
+    let mut coordinating = JoinSet::new();
+    coordinating.spawn({
         let broker = Arc::clone(&broker);
         async move {
             let (run, deliver) = (Groups::run(&broker), Groups::deliver(&broker));
@@ -227,12 +233,12 @@ async fn listen(
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
             // Only a fault of its own ends it, and nobody could join a group any more.
-            _ = &mut coordinating => return,
+            _ = coordinating.join_next() => return,
             _ = stopping.wait_for(|stopping| *stopping) => break,
         };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = &mut coordinating => return,
+            _ = coordinating.join_next() => return,
             _ = stopping.wait_for(|stopping| *stopping) => break,
         };
         while connections.try_join_next().is_some() {}
@@ -254,7 +260,7 @@ async fn listen(
     let farewell = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(FAREWELL, farewell).await;
     connections.shutdown().await;
-    coordinating.abort();
+    coordinating.shutdown().await;
 }
 
 /// What the log holds of groups and transactions.

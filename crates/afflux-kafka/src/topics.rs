@@ -193,9 +193,8 @@ async fn delete_one(broker: &Arc<Broker>, topic: &Topic) -> Result<(), Refusal> 
             Ok(Err(error)) => return Err((code::of_topic(&error), error.to_string())),
             Err(error) => return Err((ResponseError::UnknownServerError, error.to_string())),
         }
-        Groups::forget_topics(&broker, |topic| *topic == name).await.map_err(|error| {
-            (error, "the topic is gone, but not what groups committed for it".into())
-        })
+        Groups::forget_topic(&broker, &name).await;
+        Ok(())
     });
     deleting.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

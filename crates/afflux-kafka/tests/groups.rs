@@ -244,6 +244,56 @@ fn a_classic_group_goes_on_after_a_restart() {
 }
 
 #[test]
+fn what_is_too_large_to_be_stored_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_server, mut client) = start(&directory, Options::default());
+    let protocol = JoinGroupRequestProtocol::default()
+        .with_name(text("range"))
+        .with_metadata(vec![0; 5 << 20].into());
+    let request = JoinGroupRequest::default()
+        .with_group_id(group("g"))
+        .with_session_timeout_ms(30_000)
+        .with_rebalance_timeout_ms(30_000)
+        .with_protocol_type(text("consumer"))
+        .with_protocols(vec![protocol]);
+    assert_eq!(client.call(3, &request).error_code, GroupMaxSizeReached.code());
+    let mut request = heartbeat("newer", "a", 0);
+    request.subscribed_topic_names =
+        Some((0..200).map(|n| TopicName(text(&format!("{n}{}", "x".repeat(30_000))))).collect());
+    assert_eq!(client.call(1, &request).error_code, GroupMaxSizeReached.code());
+    // Who leads and assigns too much has to share anew.
+    let (member, generation) = join_classic(&mut client, "g");
+    let rejoin = |client: &mut Client, metadata: &'static [u8]| {
+        let protocol = JoinGroupRequestProtocol::default()
+            .with_name(text("range"))
+            .with_metadata(metadata.into());
+        let request = JoinGroupRequest::default()
+            .with_group_id(group("g"))
+            .with_member_id(member.clone())
+            .with_session_timeout_ms(30_000)
+            .with_rebalance_timeout_ms(30_000)
+            .with_protocol_type(text("consumer"))
+            .with_protocols(vec![protocol]);
+        client.call(3, &request).generation_id
+    };
+    let sync = |client: &mut Client, generation: i32, bytes: usize| {
+        let assignment = SyncGroupRequestAssignment::default()
+            .with_member_id(member.clone())
+            .with_assignment(vec![0; bytes].into());
+        let request = SyncGroupRequest::default()
+            .with_group_id(group("g"))
+            .with_member_id(member.clone())
+            .with_generation_id(generation)
+            .with_assignments(vec![assignment]);
+        client.call(2, &request).error_code
+    };
+    assert_eq!(rejoin(&mut client, SUBSCRIPTION), generation + 1);
+    assert_eq!(sync(&mut client, generation + 1, 5 << 20), UnknownServerError.code());
+    assert_eq!(rejoin(&mut client, SUBSCRIPTION), generation + 2);
+    assert_eq!(sync(&mut client, generation + 2, 3 << 20), 0);
+}
+
+#[test]
 fn who_commits_must_be_who_the_group_knows() {
     let directory = tempfile::tempdir().unwrap();
     let (_server, mut client) = start(&directory, Options::default());

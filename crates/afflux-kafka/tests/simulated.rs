@@ -58,7 +58,8 @@ async fn start(sim: &Sim) -> Node {
 }
 
 async fn start_with(sim: &Sim, options: Options) -> Node {
-    Node::start(sim, Options { connections_max: CONNECTIONS_MAX, ..options }).await
+    let options = Options { connections_max: CONNECTIONS_MAX, ..options };
+    Node::start(sim, EmbeddedLog::open, options).await
 }
 
 fn partition(partition: i32) -> TopicPartition {
@@ -313,6 +314,29 @@ async fn a_crash_behind_the_end_of_a_topic_brings_no_offset_back() {
     }
 }
 
+#[tokio::test]
+async fn offsets_go_with_their_topic_though_the_disk_is_full() {
+    let sim = Sim::new(1);
+    let node = start(&sim).await;
+    create(&node, "t").await;
+    assert_eq!(call(&node, 7, &commit("g", 7)).await.topics[0].partitions[0].error_code, 0);
+    sim.disk.set_capacity(0);
+    let refused = async {
+        while call(&node, 7, &commit("h", 1)).await.topics[0].partitions[0].error_code == 0 {}
+    };
+    timeout(PATIENCE, refused).await.expect("the log fills up");
+    delete(&node, "t").await;
+    assert_eq!(committed(&node, "g").await, -1);
+    create(&node, "t").await;
+    assert_eq!(committed(&node, "g").await, -1);
+    sim.disk.crash();
+    node.stop().await;
+    sim.disk.set_capacity(1 << 40);
+    let node = start(&sim).await;
+    assert_eq!(committed(&node, "g").await, -1, "it was committed for another");
+    node.stop().await;
+}
+
 /// A heartbeat of the one member of a group of the consumer protocol, which it joins in epoch 0.
 async fn heartbeat(node: &Node, epoch: i32) -> i16 {
     let text = StrBytes::from_static_str;
@@ -365,7 +389,9 @@ async fn no_crash_while_groups_are_written_anew_loses_what_they_are() {
         let (sim, random) = (Sim::new(seed), SimRandom::new(seed));
         let mut possible: [_; 4] = std::array::from_fn(|_| vec![-1_i64]);
         for life in 0..6 {
-            let options = Options { group_records_spare: SPARE, ..Options::default() };
+            // Each record is a part of its own: others commit between them.
+            let options =
+                Options { group_records_spare: SPARE, rewrite_bytes: 1, ..Options::default() };
             let node = start_with(&sim, options).await;
             if life == 0 {
                 create(&node, "t").await;

@@ -5,6 +5,7 @@ mod sim;
 
 use afflux_env::sim::Sim;
 use afflux_kafka::Options;
+use afflux_log::EmbeddedLog;
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -40,7 +41,8 @@ async fn every<R: Request>(
 async fn every_version_is_answered() {
     let text = StrBytes::from_static_str;
     let id = || TransactionalId(text("id"));
-    let node = Node::start(&Sim::new(1), Options::default()).await;
+    let sim = Sim::new(1);
+    let node = Node::start(&sim, EmbeddedLog::open, Options::default()).await;
     let versions = call(&node, 4, &ApiVersionsRequest::default()).await;
     let feature = &versions.finalized_features[0];
     assert_eq!((&*feature.name, feature.max_version_level), ("transaction.version", 2));

@@ -1,7 +1,10 @@
 //! Transactions, request by request, over the simulated disk: what crashes, zombies and late
 //! requests can do to them.
-// tidy(long-file): a producer as its client sees it, a world by seed, and the cases between them.
 
+#[path = "support/producer.rs"]
+mod producer;
+#[path = "support/reading.rs"]
+mod reading;
 #[path = "support/sim.rs"]
 mod sim;
 
@@ -20,31 +23,30 @@ use afflux_log::{
     Bounds, EmbeddedLog, Entry, Group, Isolation, Log as _, TopicSpec, error::ReadError,
 };
 use afflux_record::{
-    Compression, Header, Marker,
+    Compression, Marker,
     batch::{Builder, Producer},
 };
 use afflux_types::{
     Offset, ProducerEpoch, ProducerId, Timestamp, TopicName, TopicPartition as Partition,
 };
-use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, DeleteTopicsRequest,
-        DescribeTransactionsRequest, EndTxnRequest, InitProducerIdRequest, OffsetFetchRequest,
-        ProduceRequest, TransactionalId, TxnOffsetCommitRequest, WriteTxnMarkersRequest,
-        add_partitions_to_txn_request::AddPartitionsToTxnTopic,
+        DeleteTopicsRequest, DescribeTransactionsRequest, OffsetFetchRequest,
+        WriteTxnMarkersRequest,
         offset_fetch_request::OffsetFetchRequestTopic,
-        produce_request::{PartitionProduceData, TopicProduceData},
-        txn_offset_commit_request::{TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic},
         write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic},
     },
-    protocol::StrBytes,
+    protocol::{Request, StrBytes},
 };
+use producer::{Ask, outcome};
+use reading::visible;
 use sim::{Node, PATIENCE, call, wire_name};
 use tokio::{task::JoinSet, time::timeout};
 
 const PARTITIONS: i32 = 3;
+
+type Client = producer::Client<Weak<Node>>;
 
 fn topic() -> TopicName {
     TopicName::new("t").unwrap()
@@ -54,7 +56,7 @@ fn topic() -> TopicName {
 async fn start(sim: &Sim) -> Arc<Node> {
     let options =
         Options { group_records_spare: 4, transaction_records_spare: 4, ..Options::default() };
-    let node = Node::start(sim, options).await;
+    let node = Node::start(sim, EmbeddedLog::open, options).await;
     node.log.ensure_topic(&TopicSpec { name: topic(), partitions: PARTITIONS }).unwrap();
     // Before anything fails it serves.
     assert!(committed(&node, "nobody", true).await.is_ok());
@@ -67,149 +69,25 @@ async fn restart(sim: &Sim, node: Arc<Node>) -> Arc<Node> {
     start(sim).await
 }
 
-/// An outcome by its code.
-fn outcome(code: i16) -> Result<(), ResponseError> {
-    ResponseError::try_from_code(code).map_or(Ok(()), Err)
-}
-
-/// A transactional producer, as its client's library sees it.
-#[derive(Clone)]
-struct Client {
-    node: Weak<Node>,
-    id: TransactionalId,
-    producer: i64,
-    epoch: i16,
-    /// Whether it speaks version 2 of transactions.
-    is_modern: bool,
-    sequences: HashMap<i32, i32>,
-}
-
-impl Client {
-    async fn init(node: &Arc<Node>, id: &str, is_modern: bool) -> Result<Self, ResponseError> {
-        let id = TransactionalId(StrBytes::from_string(id.to_owned()));
-        let request = InitProducerIdRequest::default()
-            .with_transactional_id(Some(id.clone()))
-            .with_transaction_timeout_ms(60_000)
-            .with_producer_id((-1).into())
-            .with_producer_epoch(-1);
-        loop {
-            let answer = call(node, 4, &request).await;
-            match outcome(answer.error_code) {
-                Err(ResponseError::ConcurrentTransactions) => tokio::task::yield_now().await,
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    let (producer, epoch) = (answer.producer_id.0, answer.producer_epoch);
-                    let (node, sequences) = (Arc::downgrade(node), HashMap::new());
-                    return Ok(Self { node, id, producer, epoch, is_modern, sequences });
-                }
-            }
-        }
-    }
-
-    fn node(&self) -> Arc<Node> {
-        self.node.upgrade().expect("the node is there")
-    }
-
-    async fn add(&self, partitions: &[i32]) -> Result<(), ResponseError> {
-        let topic = AddPartitionsToTxnTopic::default()
-            .with_name(wire_name("t"))
-            .with_partitions(partitions.to_vec());
-        let request = AddPartitionsToTxnRequest::default()
-            .with_v3_and_below_transactional_id(self.id.clone())
-            .with_v3_and_below_producer_id(self.producer.into())
-            .with_v3_and_below_producer_epoch(self.epoch)
-            .with_v3_and_below_topics(vec![topic]);
-        let answer = call(&self.node(), 3, &request).await;
-        let topics = answer.results_by_topic_v3_and_below.iter();
-        topics
-            .flat_map(|topic| &topic.results_by_partition)
-            .try_for_each(|result| outcome(result.partition_error_code))
-    }
-
-    fn batch(&self, partition: i32, value: &str) -> Bytes {
-        let producer = Producer {
-            id: ProducerId(self.producer),
-            epoch: ProducerEpoch(self.epoch),
-            base_sequence: self.sequences.get(&partition).copied().unwrap_or(0),
-        };
-        let mut builder = Builder::new(Compression::None).producer(producer).transactional();
-        builder.push(Timestamp(1), None, Some(value.as_bytes()));
-        builder.finish().unwrap()
-    }
-
-    async fn produce(&mut self, partition: i32, value: &str) -> Result<(), ResponseError> {
-        let data = PartitionProduceData::default()
-            .with_index(partition)
-            .with_records(Some(self.batch(partition, value)));
-        let topic =
-            TopicProduceData::default().with_name(wire_name("t")).with_partition_data(vec![data]);
-        let request = ProduceRequest::default()
-            .with_transactional_id(Some(self.id.clone()))
-            .with_acks(-1)
-            .with_topic_data(vec![topic]);
-        let answer = call(&self.node(), if self.is_modern { 12 } else { 11 }, &request).await;
-        outcome(answer.responses[0].partition_responses[0].error_code)?;
-        *self.sequences.entry(partition).or_default() += 1;
-        Ok(())
-    }
-
-    async fn add_offsets(&self, group: &str) -> Result<(), ResponseError> {
-        let request = AddOffsetsToTxnRequest::default()
-            .with_transactional_id(self.id.clone())
-            .with_producer_id(self.producer.into())
-            .with_producer_epoch(self.epoch)
-            .with_group_id(StrBytes::from_string(group.to_owned()).into());
-        outcome(call(&self.node(), 3, &request).await.error_code)
-    }
-
-    async fn commit_offset(
+impl Ask for Weak<Node> {
+    async fn ask<R: Request>(
         &self,
-        group: &str,
-        generation: i32,
-        offset: i64,
-    ) -> Result<(), ResponseError> {
-        let at = TxnOffsetCommitRequestPartition::default().with_committed_offset(offset);
-        let topic = TxnOffsetCommitRequestTopic::default()
-            .with_name(wire_name("t"))
-            .with_partitions(vec![at]);
-        let request = TxnOffsetCommitRequest::default()
-            .with_transactional_id(self.id.clone())
-            .with_group_id(StrBytes::from_string(group.to_owned()).into())
-            .with_producer_id(self.producer.into())
-            .with_producer_epoch(self.epoch)
-            .with_generation_id(generation)
-            .with_topics(vec![topic]);
-        let answer = call(&self.node(), if self.is_modern { 5 } else { 3 }, &request).await;
-        outcome(answer.topics[0].partitions[0].error_code)
+        version: i16,
+        request: &R,
+    ) -> Result<R::Response, ResponseError> {
+        Ok(call(&self.upgrade().expect("the node is there"), version, request).await)
     }
+}
 
-    async fn end(&mut self, marker: Marker) -> Result<(), ResponseError> {
-        let request = EndTxnRequest::default()
-            .with_transactional_id(self.id.clone())
-            .with_producer_id(self.producer.into())
-            .with_producer_epoch(self.epoch)
-            .with_committed(marker == Marker::Commit);
-        loop {
-            let answer = call(&self.node(), if self.is_modern { 5 } else { 4 }, &request).await;
-            match outcome(answer.error_code) {
-                Err(ResponseError::ConcurrentTransactions) => tokio::task::yield_now().await,
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    if self.is_modern {
-                        (self.producer, self.epoch) = (answer.producer_id.0, answer.producer_epoch);
-                        self.sequences.clear();
-                    }
-                    return Ok(());
-                }
-            }
-        }
-    }
+async fn init(node: &Arc<Node>, id: &str, is_modern: bool) -> Result<Client, ResponseError> {
+    Client::init(Arc::downgrade(node), id, is_modern).await
+}
 
-    async fn state(&self) -> String {
-        let request =
-            DescribeTransactionsRequest::default().with_transactional_ids(vec![self.id.clone()]);
-        call(&self.node(), 0, &request).await.transaction_states[0].transaction_state.to_string()
-    }
+/// What a client is told that its id is up to.
+async fn state(node: &Node, client: &Client) -> String {
+    let request =
+        DescribeTransactionsRequest::default().with_transactional_ids(vec![client.id.clone()]);
+    call(node, 0, &request).await.transaction_states[0].transaction_state.to_string()
 }
 
 /// Where a group stands in partition 0.
@@ -238,28 +116,9 @@ fn try_read(log: &EmbeddedLog) -> Result<BTreeSet<(i32, String)>, ReadError> {
         let (partition, mut at) = (Partition::new(topic(), index), Offset(0));
         loop {
             let read = log.fetch(&partition, at, 200, Isolation::Committed)?;
-            let mut aborted: HashMap<ProducerId, Vec<Offset>> = HashMap::new();
-            for transaction in &read.aborted {
-                aborted.entry(transaction.producer).or_default().push(transaction.first);
-            }
-            for batch in &read.batches {
-                let header = Header::parse(batch).unwrap();
-                let firsts = aborted.entry(header.producer_id).or_default();
-                let is_aborted = firsts.iter().any(|first| *first <= header.base_offset);
-                if header.is_control() {
-                    // The first of those that have begun ends here.
-                    if Marker::of(&header, batch) == Some(Marker::Abort) && is_aborted {
-                        firsts.remove(0);
-                    }
-                    continue;
-                }
-                if header.is_transactional() && is_aborted {
-                    continue;
-                }
-                for record in afflux_record::records(batch) {
-                    let value = String::from_utf8(record.unwrap().value.unwrap().to_vec()).unwrap();
-                    assert!(seen.insert((index, value)), "a record is there twice");
-                }
+            let aborted: Vec<_> = read.aborted.iter().map(|it| (it.producer, it.first)).collect();
+            for (_, value) in visible(&read.batches, &aborted) {
+                assert!(seen.insert((index, value)), "a record is there twice");
             }
             if read.next <= at {
                 break;
@@ -293,8 +152,7 @@ struct Tried {
 /// One instance of a client: some transactions, until it is fenced or the node is gone.
 async fn live(node: Arc<Node>, id: u64, random: SimRandom, numbers: Arc<AtomicI64>) -> Vec<Tried> {
     let mut tried = Vec::new();
-    let Ok(mut client) = Client::init(&node, &format!("id-{id}"), random.below(2) == 0).await
-    else {
+    let Ok(mut client) = init(&node, &format!("id-{id}"), random.below(2) == 0).await else {
         return tried;
     };
     let mut late = JoinSet::new();
@@ -376,7 +234,7 @@ async fn write(
         if !client.is_modern {
             client.add_offsets(&this.group).await?;
         }
-        client.commit_offset(&this.group, -1, number).await?;
+        client.commit_offset(&this.group, number).await?;
     }
     Ok(())
 }
@@ -415,7 +273,7 @@ async fn world(seed: u64) {
     }
     // Whoever comes anew ends what was left open.
     for id in 0..2 {
-        Client::init(&node, &format!("id-{id}"), true).await.unwrap();
+        init(&node, &format!("id-{id}"), true).await.unwrap();
     }
     check(&node, &tried, &seen).await;
     Arc::into_inner(node).unwrap().stop().await;
@@ -459,7 +317,7 @@ async fn an_open_transaction_and_its_offsets_survive_a_crash() {
     for is_modern in [false, true] {
         let sim = Sim::new(7);
         let mut node = start(&sim).await;
-        let mut client = Client::init(&node, "id", is_modern).await.unwrap();
+        let mut client = init(&node, "id", is_modern).await.unwrap();
         if !is_modern {
             let unknown = client.produce(1, "too soon").await;
             assert_eq!(unknown, Err(ResponseError::TransactionAbortable));
@@ -467,12 +325,14 @@ async fn an_open_transaction_and_its_offsets_survive_a_crash() {
             client.add_offsets("g").await.unwrap();
         }
         client.produce(1, "one").await.unwrap();
-        client.commit_offset("g", -1, 5).await.unwrap();
+        client.commit_offset("g", 5).await.unwrap();
         // A member of a generation that is over commits nothing.
-        let late = client.commit_offset("g", 3, 6).await;
+        client.generation = 3;
+        let late = client.commit_offset("g", 6).await;
+        client.generation = -1;
         assert_eq!(late, Err(ResponseError::IllegalGeneration));
         for life in 0..2 {
-            assert_eq!(client.state().await, "Ongoing");
+            assert_eq!(state(&node, &client).await, "Ongoing");
             assert_eq!(read(&node.log).len(), 0);
             assert_eq!(committed(&node, "g", false).await, Ok(-1));
             let unstable = committed(&node, "g", true).await;
@@ -499,12 +359,12 @@ async fn offsets_of_an_open_transaction_outlive_that_records_are_written_anew() 
     let start_of = |node: &Node| node.log.bounds(&records).map_or(Offset(0), |bounds| bounds.start);
     let sim = Sim::new(11);
     let mut node = start(&sim).await;
-    let mut other = Client::init(&node, "other", true).await.unwrap();
-    let mut client = Client::init(&node, "id", true).await.unwrap();
+    let mut other = init(&node, "other", true).await.unwrap();
+    let mut client = init(&node, "id", true).await.unwrap();
     let mut offset = 0;
     for life in 0..3 {
         if life == 1 {
-            client.commit_offset("g", -1, 5).await.unwrap();
+            client.commit_offset("g", 5).await.unwrap();
         }
         let from = start_of(&node);
         let mut most = 0;
@@ -512,7 +372,7 @@ async fn offsets_of_an_open_transaction_outlive_that_records_are_written_anew() 
             offset += 1;
             most += 1;
             other.produce(0, "x").await.unwrap();
-            other.commit_offset("h", -1, offset).await.unwrap();
+            other.commit_offset("h", offset).await.unwrap();
             other.end(Marker::Commit).await.unwrap();
         }
         assert!(life == 1 || start_of(&node) > from, "life {life}: they pile up");
@@ -545,9 +405,9 @@ async fn offsets_of_an_open_transaction_outlive_that_records_are_written_anew() 
 async fn offsets_for_a_topic_that_is_deleted_meanwhile_are_not_committed() {
     let sim = Sim::new(10);
     let node = start(&sim).await;
-    let mut client = Client::init(&node, "id", true).await.unwrap();
+    let mut client = init(&node, "id", true).await.unwrap();
     client.produce(1, "gone").await.unwrap();
-    client.commit_offset("g", -1, 5).await.unwrap();
+    client.commit_offset("g", 5).await.unwrap();
     let delete = DeleteTopicsRequest::default().with_topic_names(vec![wire_name("t")]);
     assert_eq!(call(&node, 4, &delete).await.responses[0].error_code, 0);
     node.log.ensure_topic(&TopicSpec { name: topic(), partitions: PARTITIONS }).unwrap();
@@ -558,11 +418,38 @@ async fn offsets_for_a_topic_that_is_deleted_meanwhile_are_not_committed() {
 }
 
 #[tokio::test]
+async fn what_somebody_else_writes_in_a_producers_name_holds_up_no_end() {
+    for (is_modern, marker) in [(false, Marker::Commit), (true, Marker::Abort)] {
+        let sim = Sim::new(12);
+        let node = start(&sim).await;
+        let mut client = init(&node, "id", is_modern).await.unwrap();
+        if !is_modern {
+            client.add(&[0, 1]).await.unwrap();
+        }
+        client.produce(0, "mine").await.unwrap();
+        let (id, epoch) = (ProducerId(client.producer), ProducerEpoch(client.epoch + 9));
+        let producer = Producer { id, epoch, base_sequence: 0 };
+        let mut builder = Builder::new(Compression::None).producer(producer);
+        builder.push(Timestamp(1), None, Some(b"not mine"));
+        let (partition, batch) = (Partition::new(topic(), 1), builder.finish().unwrap());
+        node.log.append(&Group { entries: vec![Entry { partition, batch }] }).await.unwrap();
+        let fenced = client.produce(1, "fenced").await;
+        assert_eq!(fenced, Err(ResponseError::InvalidProducerEpoch));
+        assert_eq!(client.end(marker).await, Ok(()));
+        let committed = usize::from(marker == Marker::Commit);
+        assert_eq!(read(&node.log).len(), 1 + committed);
+        let node = restart(&sim, node).await;
+        assert_eq!(node.log.open_transactions(), []);
+        assert_eq!(read(&node.log).len(), 1 + committed);
+    }
+}
+
+#[tokio::test]
 async fn what_takes_too_long_is_aborted_and_its_commit_refused() {
     for is_modern in [false, true] {
         let sim = Sim::new(8);
         let node = start(&sim).await;
-        let mut client = Client::init(&node, "id", is_modern).await.unwrap();
+        let mut client = init(&node, "id", is_modern).await.unwrap();
         if !is_modern {
             client.add(&[0]).await.unwrap();
         }
@@ -617,7 +504,7 @@ async fn what_hangs_is_ended_by_tools_and_at_start() {
     assert_eq!(code(call(&node, 1, &end(999, 4, false)).await), Ok(()));
     assert_eq!(node.log.open_transactions(), []);
     // One that its client could still end is aborted whole, and never committed in part.
-    let mut client = Client::init(&node, "id", true).await.unwrap();
+    let mut client = init(&node, "id", true).await.unwrap();
     client.produce(0, "zero").await.unwrap();
     client.produce(1, "one").await.unwrap();
     let part = code(call(&node, 1, &end(client.producer, client.epoch, true)).await);

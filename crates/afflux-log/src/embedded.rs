@@ -25,7 +25,7 @@ use afflux_env::{Env, Lock};
 use afflux_types::{
     JournalPosition, Offset, ProducerId, Timestamp, TopicId, TopicName, TopicPartition,
 };
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, ReentrantMutex, RwLock};
 use tokio::sync::watch;
 
 use crate::{
@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) durable: watch::Sender<JournalPosition>,
     pub(crate) sections: Sections,
     pub(crate) stepped: bool,
+    /// Held by who steps, on whichever thread; a step may have to wait for others.
+    pub(crate) stepping: ReentrantMutex<()>,
     /// The data directory's lock, given up on shutdown.
     pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
 }
@@ -111,6 +113,7 @@ impl EmbeddedLog {
 
     /// Does what the threads would do next. Whether there was anything to do.
     pub fn step(&self) -> bool {
+        let _alone = self.shared.stepping.lock();
         let kept = self.shared.keep_step();
         self.shared.write_step() || kept
     }
@@ -337,6 +340,7 @@ impl Shared {
             if let Some(outcome) = ticket.poll_now() {
                 return outcome;
             }
+            let _alone = self.stepping.lock();
             self.prepare_step();
             self.write_step();
         }
@@ -406,7 +410,10 @@ impl Shared {
         drop(state);
         self.work.notify_one();
         self.chores.notify_one();
-        while self.stepped && self.write_step() {}
+        if self.stepped {
+            let _alone = self.stepping.lock();
+            while self.write_step() {}
+        }
         // Those who wait for room or for durable groups look again, and see the end.
         self.durable.send_modify(|_| {});
         self.appended.send_modify(|_| {});

@@ -24,7 +24,7 @@ use afflux_record::{
     frame::{BatchMeta, frame_bytes},
 };
 use afflux_types::{Incarnation, JournalPosition, Timestamp, TopicName, TopicPartition};
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, ReentrantMutex, RwLock};
 use tokio::sync::watch;
 
 use crate::{
@@ -205,6 +205,7 @@ pub(crate) fn open(
         dead: AtomicBool::new(true),
         keeper: Mutex::new(keeper),
         stepped,
+        stepping: ReentrantMutex::default(),
         lock: Mutex::new(Some(lock)),
     })
 }

@@ -15,7 +15,8 @@
 //!
 //! A transaction opens with a producer's first transactional batch and ends with its next marker.
 //! While it is open, the producer writes nothing outside it and is not forgotten. A marker may
-//! carry a newer epoch than the batches; the producer goes on with that, from sequence 0.
+//! carry a newer epoch than the batches; the producer goes on with that, from sequence 0. One of an
+//! older epoch is refused while a transaction is open, and else says nothing.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -132,7 +133,12 @@ impl Producers {
         };
         let epoch = batch.producer_epoch.0;
         if epoch < producer.epoch {
-            return Verdict::Fenced { current: producer.epoch };
+            // The end of a transaction that came to nothing here, for somebody else's newer epoch
+            // was first: its other partitions must not be held up by that.
+            return match (batch.marker, producer.open) {
+                (Some(_), None) => Verdict::New,
+                _ => Verdict::Fenced { current: producer.epoch },
+            };
         }
         if !is_numbered(batch) {
             return Verdict::New;
@@ -183,7 +189,7 @@ impl Producers {
             batches: VecDeque::with_capacity(BATCHES_KEPT),
             open: None,
         });
-        if producer.epoch != batch.producer_epoch.0 {
+        if producer.epoch < batch.producer_epoch.0 {
             producer.epoch = batch.producer_epoch.0;
             producer.batches.clear();
         }
@@ -406,10 +412,12 @@ mod tests {
 
         // The marker's epoch fences the old one, and is begun at 0.
         assert_eq!(producers.check(&at(11, 1, 0)), Verdict::Fenced { current: 1 });
-        assert_eq!(
-            producers.check(&marker(11, 1, 0, Marker::Commit)),
-            Verdict::Fenced { current: 1 }
-        );
+        // With nothing to end, an older marker is taken and changes nothing.
+        let late = marker(11, 1, 0, Marker::Commit);
+        assert_eq!(producers.check(&late), Verdict::New);
+        let before = producers.known[&1].epoch;
+        assert_eq!(producers.record(&late, Timestamp(0), 0), None);
+        assert_eq!(producers.known[&1].epoch, before);
         let later = BatchMeta { base_sequence: 1, ..at(11, 1, 1) };
         assert_eq!(producers.check(&later), Verdict::OutOfOrder { last: None });
         assert_eq!(producers.check(&at(11, 1, 1)), Verdict::New);

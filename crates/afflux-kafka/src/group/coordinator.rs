@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -75,6 +76,13 @@ impl Group {
         match self {
             Self::Classic(group) => group.deadline(),
             Self::Consumer(group) => group.deadline(),
+        }
+    }
+
+    fn keys(&self, id: &GroupId) -> Vec<Key> {
+        match self {
+            Self::Classic(_) => vec![Key::Classic(id.clone())],
+            Self::Consumer(group) => group.keys(),
         }
     }
 
@@ -159,15 +167,15 @@ impl Coordinator {
     }
 
     /// All that is stored of all groups.
-    pub(crate) fn keys(&self) -> Vec<Key> {
-        let mut keys = Vec::new();
-        for (id, entry) in &self.groups {
-            match &entry.group {
-                Group::Classic(_) => keys.push(Key::Classic(id.clone())),
-                Group::Consumer(group) => keys.extend(group.keys()),
-            }
-        }
-        keys
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.groups.iter().flat_map(|(id, entry)| entry.group.keys(id))
+    }
+
+    /// The group behind another in order, and what is stored of it.
+    pub(crate) fn behind(&self, id: Option<&GroupId>) -> Option<(GroupId, Vec<Key>)> {
+        let start = id.map_or(Bound::Unbounded, Bound::Excluded);
+        let (id, entry) = self.groups.range::<GroupId, _>((start, Bound::Unbounded)).next()?;
+        Some((id.clone(), entry.group.keys(id)))
     }
 
     /// A member joins, or joins again. The answer may come later.
@@ -225,9 +233,9 @@ impl Coordinator {
             let answer = Answer::SyncRefused(ResponseError::UnknownMemberId);
             return vec![Reply { to: token, answer }];
         }
-        let topics = Arc::clone(&self.topics);
+        let (settings, topics) = (self.settings.clone(), Arc::clone(&self.topics));
         self.with(&id, |group, replies| match group {
-            Group::Classic(group) => group.sync(now, token, sync, replies),
+            Group::Classic(group) => group.sync(now, token, sync, &settings, replies),
             Group::Consumer(group) => {
                 let answer = group.sync_classic(now, &sync, &*topics);
                 replies.push(Reply { to: token, answer });
@@ -516,7 +524,7 @@ impl Coordinator {
                 ResponseError::GroupIdNotFound,
                 "The classic group can not be one of the consumer protocol.",
             ))?;
-        classic.refuse_all(replies);
+        classic.refuse_all(ResponseError::RebalanceInProgress, replies);
         self.changed.insert(Key::Classic(id.clone()));
         self.changed.extend(consumer.keys());
         entry.group = Group::Consumer(consumer);

@@ -94,6 +94,9 @@ pub(crate) struct Settings {
     pub(crate) initial_delay: Duration,
     /// The most members of one group.
     pub(crate) members_max: usize,
+    /// The most bytes that the members of one group may say of themselves, all together, and the
+    /// most that a leader may assign. Kafka keeps all of a classic group in a record of 1 MiB.
+    pub(crate) bytes_max: usize,
     /// How long a member of the consumer protocol is not missed.
     pub(crate) consumer_session: Duration,
 }
@@ -105,6 +108,7 @@ impl Default for Settings {
             session_max: Duration::from_mins(30),
             initial_delay: Duration::from_millis(200),
             members_max: 1_000,
+            bytes_max: 4 << 20,
             consumer_session: Duration::from_secs(45),
         }
     }
@@ -137,6 +141,21 @@ pub(crate) struct Join {
     pub(crate) kind: Arc<str>,
     /// The protocols that it knows, best first, each with what it says under it.
     pub(crate) protocols: Vec<(Arc<str>, Bytes)>,
+}
+
+impl Join {
+    /// The bytes of what it says that are kept.
+    pub(crate) fn bytes(&self) -> usize {
+        let texts = self.client.len() + self.host.len();
+        texts
+            + self.instance.as_ref().map_or(0, |name| name.len())
+            + protocols_bytes(&self.protocols)
+    }
+}
+
+/// The bytes of what a member says under its protocols.
+pub(crate) fn protocols_bytes(protocols: &[(Arc<str>, Bytes)]) -> usize {
+    protocols.iter().map(|(name, metadata)| name.len() + metadata.len()).sum()
 }
 
 /// A member asks for its assignment; the leader brings everybody's.

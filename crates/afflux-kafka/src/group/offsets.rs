@@ -1,37 +1,43 @@
 //! Committed offsets: the records that keep them, and the table folded from those.
 //!
-//! The records are Kafka's own (`OffsetCommitKey` version 1, `OffsetCommitValue` version 3), so
-//! that its tools read them. Numbers are big-endian, strings have a 16-bit length:
+//! The records are Kafka's own (`OffsetCommitKey` version 1, `OffsetCommitValue` version 4), so
+//! that its tools read them. Numbers are big-endian, strings of the key have a 16-bit length:
 //!
 //! ```text
 //! key     version:i16=1  group:string  topic:string  partition:i32
-//! value   version:i16=3  offset:i64  leader-epoch:i32  metadata:string  committed-at:i64
-//! value   version:i16=1  offset:i64  metadata:string  committed-at:i64  expires-at:i64
+//! value   version:i16=4  offset:i64  leader-epoch:i32  metadata:compact  committed-at:i64
+//!         [tags 0: topic's id, 16 bytes; 1024: expires-at:i64]
 //! ```
-//! The second is for the few clients that say themselves how long a commit is to be kept.
+//! The id tells a topic from another that had its name before. The second tag is Afflux's own, for
+//! the few clients that say themselves how long a commit is to be kept. Older versions are read.
 //! A key without a value takes a commit back. Keys of other versions, those of groups (`records`),
 //! are stepped over.
 //!
 //! Not here: who may commit, and where the records go.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use afflux_types::{Offset, Timestamp, TopicName, TopicPartition};
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{BufMut, Bytes};
+use uuid::Uuid;
 
-use super::GroupId;
+use super::{
+    GroupId,
+    records::{MalformedRecord, Reader, put_compact, put_tags, put_text},
+};
 
 const KEY_VERSION: i16 = 1;
-const VALUE_VERSION: i16 = 3;
-/// The one version of a value that says when it expires.
+const VALUE_VERSION: i16 = 4;
+/// The one version of a value that has a field for when it expires.
 const EXPIRING_VERSION: i16 = 1;
+const TOPIC_TAG: u32 = 0;
+const EXPIRES_TAG: u32 = 1024;
 
 /// Where a group stands in a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Committed {
+    /// The topic's id, if its record says it.
+    pub(crate) topic: Option<Uuid>,
     /// The next offset to read.
     pub(crate) offset: Offset,
     /// The leader epoch of the last record read, or -1.
@@ -43,11 +49,6 @@ pub(crate) struct Committed {
     /// Until when it is to be kept, if its client said so.
     pub(crate) expires: Option<Timestamp>,
 }
-
-/// A record that is not one of these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a record of committed offsets is malformed: {0}")]
-pub(crate) struct MalformedOffset(&'static str);
 
 /// The key of a group's commit for a partition.
 pub(crate) fn encode_key(group: &str, partition: &TopicPartition) -> Vec<u8> {
@@ -62,87 +63,61 @@ pub(crate) fn encode_key(group: &str, partition: &TopicPartition) -> Vec<u8> {
 
 /// The value of a commit.
 pub(crate) fn encode_value(committed: &Committed) -> Vec<u8> {
-    let mut out = Vec::with_capacity(24 + committed.metadata.len());
-    out.put_i16(if committed.expires.is_some() { EXPIRING_VERSION } else { VALUE_VERSION });
+    let mut out = Vec::with_capacity(64 + committed.metadata.len());
+    out.put_i16(VALUE_VERSION);
     out.put_i64(committed.offset.0);
-    if committed.expires.is_none() {
-        out.put_i32(committed.leader_epoch);
-    }
-    put_text(&mut out, &committed.metadata);
+    out.put_i32(committed.leader_epoch);
+    put_compact(&mut out, &committed.metadata);
     out.put_i64(committed.time.0);
-    if let Some(expires) = committed.expires {
-        out.put_i64(expires.0);
-    }
+    let topic = committed.topic.map(|id| (TOPIC_TAG, id.into_bytes().to_vec()));
+    let expires = committed.expires.map(|at| (EXPIRES_TAG, at.0.to_be_bytes().to_vec()));
+    put_tags(&mut out, &topic.into_iter().chain(expires).collect::<Vec<_>>());
     out
 }
 
 /// The group and partition of a key; none if the record is about something else.
-pub(crate) fn decode_key(
-    mut key: &[u8],
-) -> Result<Option<(GroupId, TopicPartition)>, MalformedOffset> {
-    if key.len() < 2 {
-        return Err(MalformedOffset("its key has no version"));
-    }
+pub(crate) fn decode_key(key: &[u8]) -> Result<Option<(GroupId, TopicPartition)>, MalformedRecord> {
+    let mut from = Reader(key);
     // Version 0 has the same fields.
-    if !(0..=KEY_VERSION).contains(&key.get_i16()) {
+    if !(0..=KEY_VERSION).contains(&from.i16()?) {
         return Ok(None);
     }
-    let group = get_text(&mut key)?;
-    let topic = TopicName::new(&get_text(&mut key)?)
-        .map_err(|_| MalformedOffset("its topic has no legal name"))?;
-    if key.len() < 4 {
-        return Err(MalformedOffset("its key is cut"));
-    }
-    Ok(Some((group, TopicPartition::new(topic, key.get_i32()))))
+    let group = from.text()?;
+    let topic = TopicName::new(&from.text()?)
+        .map_err(|_| MalformedRecord("its topic has no legal name"))?;
+    Ok(Some((group, TopicPartition::new(topic, from.i32()?))))
 }
 
-/// The commit of a value. Versions 0 to 3 are read; later ones are flexible.
-pub(crate) fn decode_value(mut value: &[u8]) -> Result<Committed, MalformedOffset> {
-    if value.len() < 10 {
-        return Err(MalformedOffset("its value is cut"));
+/// The commit of a value.
+pub(crate) fn decode_value(value: &[u8]) -> Result<Committed, MalformedRecord> {
+    let mut from = Reader(value);
+    let version = from.version(VALUE_VERSION)?;
+    let offset = Offset(from.i64()?);
+    let leader_epoch = if version >= 3 { from.i32()? } else { -1 };
+    let metadata = if version >= 4 { from.compact()? } else { from.text()? };
+    let time = Timestamp(from.i64()?);
+    let (mut topic, mut expires) = (None, None);
+    if version == EXPIRING_VERSION {
+        expires = Some(Timestamp(from.i64()?)).filter(|at| at.0 >= 0);
     }
-    let version = value.get_i16();
-    if !(0..=VALUE_VERSION).contains(&version) {
-        return Err(MalformedOffset("its value has an unknown version"));
-    }
-    let offset = Offset(value.get_i64());
-    let mut leader_epoch = -1;
-    if version >= 3 {
-        if value.len() < 4 {
-            return Err(MalformedOffset("its value is cut"));
+    if version >= 4 {
+        for (tag, mut field) in from.tags()? {
+            match tag {
+                TOPIC_TAG => topic = Some(field.uuid()?).filter(|id| !id.is_nil()),
+                EXPIRES_TAG => expires = Some(Timestamp(field.i64()?)),
+                _ => {}
+            }
         }
-        leader_epoch = value.get_i32();
     }
-    let metadata = get_text(&mut value)?;
-    let times = if version == EXPIRING_VERSION { 2 } else { 1 };
-    if value.len() < times * 8 {
-        return Err(MalformedOffset("its value is cut"));
-    }
-    let time = Timestamp(value.get_i64());
-    let expires = (times == 2).then(|| Timestamp(value.get_i64())).filter(|at| at.0 >= 0);
-    Ok(Committed { offset, leader_epoch, metadata, time, expires })
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    // All of these came in strings of at most this length.
-    out.put_i16(text.len() as i16);
-    out.put_slice(text.as_bytes());
-}
-
-fn get_text(from: &mut &[u8]) -> Result<Arc<str>, MalformedOffset> {
-    const CUT: MalformedOffset = MalformedOffset("a string is cut");
-    if from.len() < 2 {
-        return Err(CUT);
-    }
-    let length = usize::try_from(from.get_i16()).map_err(|_| CUT)?;
-    let (text, rest) = from.split_at_checked(length).ok_or(CUT)?;
-    *from = rest;
-    std::str::from_utf8(text).map(Arc::from).map_err(|_| MalformedOffset("a string is not UTF-8"))
+    Ok(Committed { topic, offset, leader_epoch, metadata, time, expires })
 }
 
 /// All commits, as of the records applied so far.
 #[derive(Debug, Default)]
-pub(crate) struct Offsets(HashMap<GroupId, BTreeMap<TopicPartition, Entry>>);
+pub(crate) struct Offsets(BTreeMap<GroupId, BTreeMap<TopicPartition, Entry>>);
+
+/// Whose commit for what.
+pub(crate) type Place = (GroupId, TopicPartition);
 
 #[derive(Debug)]
 struct Entry {
@@ -159,8 +134,8 @@ impl Offsets {
         at: Offset,
         key: Option<&Bytes>,
         value: Option<&Bytes>,
-    ) -> Result<(), MalformedOffset> {
-        let key = key.ok_or(MalformedOffset("it has no key"))?;
+    ) -> Result<(), MalformedRecord> {
+        let key = key.ok_or(MalformedRecord("it has no key"))?;
         let Some((group, partition)) = decode_key(key)? else { return Ok(()) };
         let committed = value.map(|value| decode_value(value)).transpose()?;
         self.apply(at, group, partition, committed);
@@ -203,12 +178,41 @@ impl Offsets {
         entries.filter(|entry| entry.committed.is_some()).count()
     }
 
-    /// Forgets what was taken back, when no outcome of an append is still to be heard of.
-    pub(crate) fn forget_taken_back(&mut self) {
-        self.0.retain(|_, partitions| {
-            partitions.retain(|_, entry| entry.committed.is_some());
-            !partitions.is_empty()
-        });
+    /// The commits behind a place, in order, up to where `take` refuses one; the last one before
+    /// that. What was taken back on the way is forgotten: no outcome of an append may still have
+    /// to be heard of.
+    pub(crate) fn walk(
+        &mut self,
+        behind: Option<&Place>,
+        mut take: impl FnMut(&GroupId, &TopicPartition, &Committed) -> bool,
+    ) -> Option<Place> {
+        let (mut taken_back, mut last, mut stopped) = (Vec::new(), None, None);
+        let start = from(behind.map(|(group, _)| group), true);
+        'walk: for (group, partitions) in self.0.range::<GroupId, _>(start) {
+            let last_of_it = behind.filter(|(of, _)| of == group).map(|(_, partition)| partition);
+            for (partition, entry) in partitions.range(from(last_of_it, false)) {
+                match &entry.committed {
+                    None => taken_back.push((group.clone(), partition.clone())),
+                    Some(committed) if take(group, partition, committed) => {
+                        last = Some((group, partition));
+                    }
+                    Some(_) => {
+                        let last = last.map(|(group, at)| (Arc::clone(group), at.clone()));
+                        stopped = last.or_else(|| behind.cloned());
+                        break 'walk;
+                    }
+                }
+            }
+        }
+        for (group, partition) in taken_back {
+            if let Some(partitions) = self.0.get_mut(&group) {
+                partitions.remove(&partition);
+                if partitions.is_empty() {
+                    self.0.remove(&group);
+                }
+            }
+        }
+        stopped
     }
 
     /// All groups that stand anywhere.
@@ -219,22 +223,31 @@ impl Offsets {
             .map(|(group, _)| group)
     }
 
-    /// Who stands where in some topics.
-    pub(crate) fn in_topics(
-        &self,
-        wanted: impl Fn(&TopicName) -> bool,
-    ) -> Vec<(GroupId, TopicPartition)> {
+    /// Takes commits back at once, and says which.
+    pub(crate) fn take_back(
+        &mut self,
+        gone: impl Fn(&TopicPartition, &Committed) -> bool,
+    ) -> Vec<Place> {
         let mut found = Vec::new();
-        for (group, partitions) in &self.0 {
+        for (group, partitions) in &mut self.0 {
             for (partition, entry) in partitions {
-                if entry.committed.is_some() && wanted(&partition.topic) {
+                if entry.committed.take_if(|committed| gone(partition, committed)).is_some() {
                     found.push((group.clone(), partition.clone()));
                 }
             }
         }
-        found.sort();
         found
     }
+}
+
+/// What comes behind a key, or with it; all without one.
+fn from<T>(key: Option<&T>, with: bool) -> (Bound<&T>, Bound<&T>) {
+    let start = match key {
+        None => Bound::Unbounded,
+        Some(key) if with => Bound::Included(key),
+        Some(key) => Bound::Excluded(key),
+    };
+    (start, Bound::Unbounded)
 }
 
 #[cfg(test)]
@@ -247,6 +260,7 @@ mod tests {
 
     fn committed(offset: i64) -> Committed {
         Committed {
+            topic: Some(Uuid::from_u128(7)),
             offset: Offset(offset),
             leader_epoch: 4,
             metadata: "m".into(),
@@ -259,30 +273,48 @@ mod tests {
     fn records_are_laid_out_as_kafkas() {
         let key = encode_key("g", &partition("t", 7));
         assert_eq!(key, [0, 1, 0, 1, b'g', 0, 1, b't', 0, 0, 0, 7]);
+        assert_eq!(decode_key(&key).unwrap(), Some(("g".into(), partition("t", 7))));
         let value = encode_value(&committed(258));
         #[rustfmt::skip]
         assert_eq!(value, [
+            0, 4, // version
+            0, 0, 0, 0, 0, 0, 1, 2, // offset
+            0, 0, 0, 4, // leader epoch
+            2, b'm', // metadata
+            0, 0, 0, 0, 0, 0, 0, 9, // time
+            1, 0, 16, // a tag: the topic's id
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7,
+        ]);
+        assert_eq!(decode_value(&value).unwrap(), committed(258));
+        let expiring = Committed { topic: None, expires: Some(Timestamp(10)), ..committed(258) };
+        let value = encode_value(&expiring);
+        assert_eq!(value[24..], [1, 0x80, 8, 8, 0, 0, 0, 0, 0, 0, 0, 10]);
+        assert_eq!(decode_value(&value).unwrap(), expiring);
+    }
+
+    #[test]
+    fn older_records_are_read() {
+        #[rustfmt::skip]
+        let older = [
             0, 3, // version
             0, 0, 0, 0, 0, 0, 1, 2, // offset
             0, 0, 0, 4, // leader epoch
             0, 1, b'm', // metadata
             0, 0, 0, 0, 0, 0, 0, 9, // time
-        ]);
-        assert_eq!(decode_key(&key).unwrap(), Some(("g".into(), partition("t", 7))));
-        assert_eq!(decode_value(&value).unwrap(), committed(258));
-        let expiring =
-            Committed { leader_epoch: -1, expires: Some(Timestamp(10)), ..committed(258) };
-        let value = encode_value(&expiring);
+        ];
+        let plain = Committed { topic: None, ..committed(258) };
+        assert_eq!(decode_value(&older).unwrap(), plain);
         #[rustfmt::skip]
-        assert_eq!(value, [
+        let expiring = [
             0, 1, // version
             0, 0, 0, 0, 0, 0, 1, 2, // offset
             0, 1, b'm', // metadata
             0, 0, 0, 0, 0, 0, 0, 9, // time
             0, 0, 0, 0, 0, 0, 0, 10, // expires
-        ]);
-        assert_eq!(decode_value(&value).unwrap(), expiring);
-        assert!(decode_value(&value[..value.len() - 1]).is_err());
+        ];
+        let expected = Committed { leader_epoch: -1, expires: Some(Timestamp(10)), ..plain };
+        assert_eq!(decode_value(&expiring).unwrap(), expected);
+        assert!(decode_value(&expiring[..expiring.len() - 1]).is_err());
     }
 
     #[test]
@@ -308,8 +340,6 @@ mod tests {
         offsets.apply(Offset(4), "g".into(), at.clone(), Some(committed(40)));
         assert_eq!(offsets.get("g", &at), Some(&committed(50)));
         assert_eq!(offsets.get("h", &at), None);
-        assert_eq!(offsets.in_topics(|topic| *topic == at.topic), [("g".into(), at.clone())]);
-        assert_eq!(offsets.in_topics(|_| false), []);
         offsets.apply(Offset(6), "g".into(), at.clone(), None);
         assert_eq!(offsets.get("g", &at), None);
         assert_eq!(offsets.groups().count(), 0);
@@ -317,7 +347,35 @@ mod tests {
         // What was taken back stays so, whatever is heard of late.
         offsets.apply(Offset(5), "g".into(), at.clone(), Some(committed(50)));
         assert_eq!((offsets.get("g", &at), offsets.count()), (None, 0));
-        offsets.forget_taken_back();
+        assert_eq!(offsets.walk(None, |_, _, _| panic!("nothing stands")), None);
         assert!(offsets.0.is_empty());
+    }
+
+    #[test]
+    fn a_walk_goes_on_where_it_stopped() {
+        let mut offsets = Offsets::default();
+        let places = [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0)];
+        let places = places.map(|(group, index)| (GroupId::from(group), partition("t", index)));
+        for (record, (group, at)) in (0..).zip(&places) {
+            offsets.apply(Offset(record), group.clone(), at.clone(), Some(committed(record)));
+        }
+        let gone =
+            offsets.take_back(|at, committed| (at.partition.0, committed.offset.0) == (1, 3));
+        assert_eq!(gone, [places[3].clone()]);
+        for at_once in 1..=5 {
+            let (mut last, mut seen) = (None, Vec::new());
+            loop {
+                let before = seen.len();
+                last = offsets.walk(last.as_ref(), |group, at, _| {
+                    let takes = seen.len() < before + at_once;
+                    seen.extend(takes.then(|| (group.clone(), at.clone())));
+                    takes
+                });
+                if last.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(seen, [0, 1, 2, 4].map(|at| places[at].clone()), "{at_once} at once");
+        }
     }
 }

@@ -47,7 +47,7 @@ pub(crate) enum Key {
 
 /// A record that does not read as what it says it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a group's record is malformed: {0}")]
+#[error("a record of groups or commits is malformed: {0}")]
 pub(crate) struct MalformedRecord(pub(super) &'static str);
 
 const CUT: MalformedRecord = MalformedRecord("it is cut");
@@ -291,10 +291,14 @@ impl<'a> Reader<'a> {
         Ok(tags)
     }
 
+    pub(super) fn uuid(&mut self) -> Result<Uuid, MalformedRecord> {
+        Ok(Uuid::from_bytes(self.take()?))
+    }
+
     pub(super) fn parts(&mut self) -> Result<Parts, MalformedRecord> {
         let mut parts = Parts::new();
         for _ in 0..self.count()? {
-            let topic = Uuid::from_bytes(self.take()?);
+            let topic = self.uuid()?;
             for _ in 0..self.count()? {
                 parts.insert(Part::from((topic, self.i32()?)));
             }

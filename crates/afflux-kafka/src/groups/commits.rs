@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use afflux_log::{EmbeddedLog, Entry, Group, Isolation, Log as _, TopicSpec, error::TopicError};
 use afflux_record::{BatchError, Compression, Header, Marker, batch};
-use afflux_types::{Offset, TopicName, TopicPartition};
+use afflux_types::{Offset, Timestamp, TopicName, TopicPartition};
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -30,7 +30,8 @@ use crate::{
     code,
     group::{
         GroupId, Standing,
-        offsets::{Committed, MalformedOffset, Offsets, encode_key, encode_value},
+        offsets::{Committed, Offsets, encode_key, encode_value},
+        records::MalformedRecord,
     },
 };
 
@@ -39,7 +40,7 @@ pub(super) const METADATA_BYTES_MAX: usize = 4096;
 /// The most that one request commits, as Kafka's own topic takes it by default.
 const COMMIT_BYTES_MAX: usize = 1 << 20;
 /// What a commit takes beside its names and metadata, at the most.
-const RECORD_BYTES: usize = 64;
+const RECORD_BYTES: usize = 96;
 /// How many commits are taken back at once.
 const COMMITS_AT_ONCE: usize = 1000;
 /// How much of the offsets' topic is read at once when it is rebuilt.
@@ -76,50 +77,31 @@ impl Groups {
         let allowed = broker
             .groups
             .with(|inner| (inner.coordinator.may_commit(now, &standing, is_modern), Vec::new()));
-        let time = broker.env.clock.now();
         // Versions 2 to 4 may say how long, in milliseconds.
         let expires = u64::try_from(request.retention_time_ms)
             .ok()
-            .map(|millis| time.saturating_add(Duration::from_millis(millis)));
-        let mut taken = Vec::new();
-        let mut checked = Vec::new();
-        for topic in &request.topics {
-            let known = broker.topic(&topic.name);
-            for at in &topic.partitions {
-                let metadata = at.committed_metadata.as_ref().map_or("", |text| text);
-                let outcome = match &known {
-                    _ if allowed.is_err() => allowed,
-                    _ if metadata.len() > METADATA_BYTES_MAX => {
-                        Err(ResponseError::OffsetMetadataTooLarge)
-                    }
-                    Some(topic) if (0..topic.partitions).contains(&at.partition_index) => {
-                        let committed = Committed {
-                            offset: Offset(at.committed_offset),
-                            leader_epoch: at.committed_leader_epoch,
-                            metadata: metadata.into(),
-                            time,
-                            expires,
-                        };
-                        let partition = TopicPartition::new(topic.name.clone(), at.partition_index);
-                        taken.push((group.clone(), partition, Some(committed)));
-                        Ok(())
-                    }
-                    _ => Err(ResponseError::UnknownTopicOrPartition),
-                };
-                checked.push(outcome);
-            }
-        }
-        let sizes = taken.iter().map(|(group, at, committed)| (group, at, committed.as_ref()));
-        let written = match check_size(sizes) {
+            .map(|millis| broker.env.clock.now().saturating_add(Duration::from_millis(millis)));
+        let topics = request.topics.iter().map(|topic| {
+            let partitions = topic.partitions.iter().map(|at| Asked {
+                index: at.partition_index,
+                offset: at.committed_offset,
+                leader_epoch: at.committed_leader_epoch,
+                metadata: at.committed_metadata.as_deref().unwrap_or_default(),
+            });
+            (&**topic.name, partitions)
+        });
+        let (commits, checked) = check(broker, &group, expires, topics);
+        let written = match allowed.and_then(|()| check_size(&commits)) {
             Ok(()) => {
                 // Asked again where it is written: its generation may be over by then.
                 let allowed =
                     |inner: &mut Inner| inner.coordinator.may_commit(now, &standing, is_modern);
-                Self::write_if(broker, taken, allowed).await
+                let commits = commits.into_iter().map(|(group, at, made)| (group, at, Some(made)));
+                Self::write_if(broker, commits.collect(), allowed).await
             }
             Err(error) => Err(error),
         };
-        committed_response(request, checked, written)
+        committed_response(request, allowed, checked, written)
     }
 
     /// Writes what takes commits back, a bounded part at a time.
@@ -168,7 +150,7 @@ impl Groups {
         let gone: HashSet<_> = gone.map(|(group, partition, _)| (group, partition)).collect();
         if !gone.is_empty() {
             // As it is read back.
-            pending.forget(|group, partition| gone.contains(&(group, partition)));
+            pending.take_back(|group, partition, _| gone.contains(&(group, partition)));
         }
         let mut offsets = broker.groups.offsets.write();
         for (at, (group, partition, committed)) in (base..).zip(commits) {
@@ -214,20 +196,29 @@ impl Groups {
         self.committing.read().await
     }
 
-    /// Takes back what groups committed for some topics: others of their names begin anew.
-    pub(crate) async fn forget_topics(
-        broker: &Arc<Broker>,
-        gone: impl Fn(&TopicName) -> bool,
-    ) -> Result<(), ResponseError> {
-        let mut standing = broker.groups.offsets.read().in_topics(&gone);
-        {
-            let mut pending = broker.groups.pending.lock();
-            let open = pending.all().filter(|(_, partition, _)| gone(&partition.topic));
-            standing.extend(open.map(|(group, partition, _)| (group.clone(), partition.clone())));
-            pending.forget(|_, partition| gone(&partition.topic));
+    /// Takes back what groups committed for topics that are gone. Should the records that say so be
+    /// refused, by a full disk, it stands in the log until all is written anew; but it is not
+    /// taken for a commit of another topic of that name, whose id differs.
+    pub(crate) async fn forget_topics(broker: &Arc<Broker>) {
+        let gone = |at: &TopicPartition, committed: &Committed| {
+            let topic = broker.log.topic(&at.topic);
+            topic.is_none_or(|topic| committed.topic.is_some_and(|id| id != topic.id.0))
+        };
+        Self::forget(broker, gone).await;
+    }
+
+    /// The same for a topic that was just removed.
+    pub(crate) async fn forget_topic(broker: &Arc<Broker>, name: &TopicName) {
+        Self::forget(broker, |at, _| at.topic == *name).await;
+    }
+
+    async fn forget(broker: &Arc<Broker>, gone: impl Fn(&TopicPartition, &Committed) -> bool) {
+        let mut places = broker.groups.pending.lock().take_back(|_, at, made| gone(at, made));
+        places.extend(broker.groups.offsets.write().take_back(gone));
+        let taken_back = places.into_iter().map(|(group, at)| (group, at, None));
+        if let Err(error) = Self::write(broker, taken_back.collect()).await {
+            tracing::warn!(%error, "that commits went with their topics could not be written");
         }
-        let gone = standing.into_iter().map(|(group, partition)| (group, partition, None));
-        Self::write(broker, gone.collect()).await
     }
 
     /// `OffsetFetch`.
@@ -363,13 +354,14 @@ fn standing_of(found: Found) -> (i64, i32, StrBytes) {
 
 fn committed_response(
     request: OffsetCommitRequest,
+    allowed: Result<(), ResponseError>,
     checked: Vec<Result<(), ResponseError>>,
     written: Result<(), ResponseError>,
 ) -> OffsetCommitResponse {
     let mut checked = checked.into_iter();
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|at| {
-            let outcome = checked.next().unwrap_or(Ok(())).and(written);
+            let outcome = allowed.and(checked.next().unwrap_or(Ok(()))).and(written);
             OffsetCommitResponsePartition::default()
                 .with_partition_index(at.partition_index)
                 .with_error_code(code::number(&outcome))
@@ -380,13 +372,58 @@ fn committed_response(
     OffsetCommitResponse::default().with_topics(topics.collect())
 }
 
+/// What a group commits for a partition.
+pub(super) type Made = (GroupId, TopicPartition, Committed);
+
+/// What a request asks to commit for a partition of a topic.
+pub(super) struct Asked<'a> {
+    pub(super) index: i32,
+    pub(super) offset: i64,
+    pub(super) leader_epoch: i32,
+    pub(super) metadata: &'a str,
+}
+
+/// What can be committed of a request, and what is wrong with the rest, in its order.
+pub(super) fn check<'a, T: Iterator<Item = Asked<'a>>>(
+    broker: &Broker,
+    group: &GroupId,
+    expires: Option<Timestamp>,
+    topics: impl Iterator<Item = (&'a str, T)>,
+) -> (Vec<Made>, Vec<Result<(), ResponseError>>) {
+    let time = broker.env.clock.now();
+    let (mut commits, mut checked) = (Vec::new(), Vec::new());
+    for (name, partitions) in topics {
+        let known = broker.topic(name);
+        for Asked { index, offset, leader_epoch, metadata } in partitions {
+            checked.push(match &known {
+                _ if metadata.len() > METADATA_BYTES_MAX => {
+                    Err(ResponseError::OffsetMetadataTooLarge)
+                }
+                Some(topic) if (0..topic.partitions).contains(&index) => {
+                    let committed = Committed {
+                        topic: Some(topic.id.0),
+                        offset: Offset(offset),
+                        leader_epoch,
+                        metadata: metadata.into(),
+                        time,
+                        expires,
+                    };
+                    let partition = TopicPartition::new(topic.name.clone(), index);
+                    commits.push((group.clone(), partition, committed));
+                    Ok(())
+                }
+                _ => Err(ResponseError::UnknownTopicOrPartition),
+            });
+        }
+    }
+    (commits, checked)
+}
+
 /// Refuses commits that Kafka, too, would not put into one batch.
-pub(super) fn check_size<'a>(
-    commits: impl Iterator<Item = (&'a GroupId, &'a TopicPartition, Option<&'a Committed>)>,
-) -> Result<(), ResponseError> {
-    let sizes = commits.map(|(group, partition, committed)| {
-        let metadata = committed.map_or(0, |committed| committed.metadata.len());
-        RECORD_BYTES + group.len() + partition.topic.as_str().len() + metadata
+pub(super) fn check_size(commits: &[Made]) -> Result<(), ResponseError> {
+    let sizes = commits.iter().map(|(group, partition, committed)| {
+        let names = group.len() + partition.topic.as_str().len();
+        RECORD_BYTES + names + committed.metadata.len()
     });
     if sizes.sum::<usize>() > COMMIT_BYTES_MAX {
         return Err(ResponseError::InvalidCommitOffsetSize);
@@ -427,7 +464,7 @@ pub(super) fn replay(
                     }
                     record => record.map_err(broken)?,
                 };
-                let applied: Result<(), MalformedOffset> = if header.is_transactional() {
+                let applied: Result<(), MalformedRecord> = if header.is_transactional() {
                     pending.add_record(header.producer_id, &record)
                 } else {
                     pending.forget_record(&record);

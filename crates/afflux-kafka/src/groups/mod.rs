@@ -116,7 +116,7 @@ impl Groups {
             let _ = topic.set(());
         }
         let (outbox, line) = mpsc::unbounded_channel();
-        let live = coordinator.keys().len() + offsets.count();
+        let live = coordinator.keys().count() + offsets.count();
         let groups = Self {
             inner: Mutex::new(Inner { coordinator, parked: HashMap::new(), tokens: 0, writing: 0 }),
             log: Arc::clone(log),

@@ -18,6 +18,7 @@ use kafka_protocol::ResponseError;
 use super::{Groups, Inner, commits::offsets_partition};
 use crate::{
     broker::Broker,
+    code,
     group::{
         Answer, Coordinator, GroupId, Reply,
         records::{Key, MalformedRecord},
@@ -69,8 +70,11 @@ impl Records {
 
 impl Groups {
     /// Has what changed written, and passes replies on once it is durable.
-    pub(super) fn pass_on(&self, inner: &mut Inner, replies: Vec<Reply>) {
-        let write = self.write_changed(inner);
+    pub(super) fn pass_on(&self, inner: &mut Inner, mut replies: Vec<Reply>) {
+        let (write, too_large) = self.write_changed(inner);
+        if too_large {
+            refuse(&mut replies, ResponseError::UnknownServerError);
+        }
         if write.is_none() && inner.writing == 0 {
             answer(inner, replies);
         } else if write.is_some() || !replies.is_empty() {
@@ -80,9 +84,11 @@ impl Groups {
         }
     }
 
-    fn write_changed(&self, inner: &mut Inner) -> Option<(Ticket, Vec<Key>)> {
+    /// Whether something of it is too large to be stored is told, too.
+    fn write_changed(&self, inner: &mut Inner) -> (Option<(Ticket, Vec<Key>)>, bool) {
         let time = self.clock.now();
         let mut changed = inner.coordinator.take_changed(time);
+        let all = changed.len();
         changed.retain(|(key, value)| {
             let bytes = value.as_ref().map_or(0, Vec::len);
             if bytes > RECORD_BYTES_MAX {
@@ -91,17 +97,19 @@ impl Groups {
             }
             bytes <= RECORD_BYTES_MAX
         });
+        let too_large = changed.len() < all;
         if changed.is_empty() {
-            return None;
+            return (None, too_large);
         }
         let mut builder = batch::Builder::new(Compression::None);
         for (key, value) in &changed {
             builder.push(time, Some(&key.encode()), value.as_deref());
         }
         let keys = changed.into_iter().map(|(key, _)| key).collect();
-        let (partition, batch) = (offsets_partition()?, builder.finish().ok()?);
-        let entry = Entry { partition, batch };
-        Some((self.log.append(&Group { entries: vec![entry] }), keys))
+        let entry = offsets_partition()
+            .and_then(|partition| Some(Entry { partition, batch: builder.finish().ok()? }));
+        let write = entry.map(|entry| (self.log.append(&Group { entries: vec![entry] }), keys));
+        (write, too_large)
     }
 
     /// Passes replies on in their order, each once what it waits for is durable. Never ends by
@@ -116,7 +124,8 @@ impl Groups {
                     Ok(appended) => groups.note_end(end_of(&appended, keys.len())),
                     Err(error) => {
                         tracing::warn!(%error, "a group could not be stored");
-                        replies.iter_mut().for_each(refuse);
+                        let error = code::of_group_append(&error);
+                        refuse(&mut replies, error);
                         again = keys;
                     }
                 }
@@ -143,14 +152,15 @@ fn answer(inner: &mut Inner, replies: Vec<Reply>) {
     }
 }
 
-/// What was promised is not stored: the client has to ask again.
-fn refuse(reply: &mut Reply) {
-    const ERROR: ResponseError = ResponseError::CoordinatorNotAvailable;
-    reply.answer = match &reply.answer {
-        Answer::Joined(joined) => Answer::JoinRefused(ERROR, Some(joined.member.clone())),
-        Answer::JoinRefused(_, member) => Answer::JoinRefused(ERROR, member.clone()),
-        Answer::Synced(_) | Answer::SyncRefused(_) => Answer::SyncRefused(ERROR),
-        Answer::Beat(_) => Answer::Beat(Err((ERROR, "The group could not be stored."))),
-        Answer::Ended(_) => Answer::Ended(Err(ERROR)),
-    };
+/// What was promised is not stored: the client has to ask again, or differently.
+fn refuse(replies: &mut [Reply], error: ResponseError) {
+    for reply in replies {
+        reply.answer = match &reply.answer {
+            Answer::Joined(joined) => Answer::JoinRefused(error, Some(joined.member.clone())),
+            Answer::JoinRefused(_, member) => Answer::JoinRefused(error, member.clone()),
+            Answer::Synced(_) | Answer::SyncRefused(_) => Answer::SyncRefused(error),
+            Answer::Beat(_) => Answer::Beat(Err((error, "The group could not be stored."))),
+            Answer::Ended(_) => Answer::Ended(Err(error)),
+        };
+    }
 }

@@ -27,7 +27,7 @@ use kafka_protocol::{
 
 use super::{
     Groups,
-    commits::{METADATA_BYTES_MAX, check_size},
+    commits::{Asked, Made, check, check_size},
     shared,
 };
 use crate::{
@@ -35,9 +35,8 @@ use crate::{
     code,
     group::{
         GroupId, Standing,
-        offsets::{
-            Committed, MalformedOffset, Offsets, decode_key, decode_value, encode_key, encode_value,
-        },
+        offsets::{Committed, Offsets, Place, decode_key, decode_value, encode_key, encode_value},
+        records::MalformedRecord,
     },
     transaction::Identity,
     transactions::Writing,
@@ -46,19 +45,16 @@ use crate::{
 /// The version that adds the offsets to the transaction by itself.
 const ADDING: i16 = 5;
 
-/// What a group commits for a partition.
-type Commit = (GroupId, TopicPartition, Committed);
-
 /// What transactions that are open have committed, by their producers.
 #[derive(Debug, Default)]
 pub(crate) struct PendingOffsets {
-    by_producer: HashMap<ProducerId, Vec<(u64, Commit)>>,
+    by_producer: HashMap<ProducerId, Vec<(u64, Made)>>,
     requests: u64,
 }
 
 impl PendingOffsets {
     /// Adds what one request commits; its number.
-    pub(crate) fn add(&mut self, producer: ProducerId, commits: &[Commit]) -> u64 {
+    pub(crate) fn add(&mut self, producer: ProducerId, commits: &[Made]) -> u64 {
         self.requests += 1;
         let commits = commits.iter().map(|commit| (self.requests, commit.clone()));
         self.by_producer.entry(producer).or_default().extend(commits);
@@ -66,14 +62,14 @@ impl PendingOffsets {
     }
 
     /// The request was refused.
-    fn take_back(&mut self, producer: ProducerId, request: u64) {
+    fn refuse(&mut self, producer: ProducerId, request: u64) {
         if let Some(commits) = self.by_producer.get_mut(&producer) {
             commits.retain(|(number, _)| *number != request);
         }
     }
 
     /// The producer's transaction has ended: what it had committed.
-    fn end(&mut self, producer: ProducerId) -> impl Iterator<Item = Commit> + use<> {
+    fn end(&mut self, producer: ProducerId) -> impl Iterator<Item = Made> + use<> {
         self.by_producer.remove(&producer).into_iter().flatten().map(|(_, commit)| commit)
     }
 
@@ -82,7 +78,7 @@ impl PendingOffsets {
         &mut self,
         producer: ProducerId,
         record: &Record,
-    ) -> Result<(), MalformedOffset> {
+    ) -> Result<(), MalformedRecord> {
         let key = record.key.as_deref().unwrap_or_default();
         if let (Some((group, partition)), Some(value)) = (decode_key(key)?, &record.value) {
             self.add(producer, &[(group, partition, decode_value(value)?)]);
@@ -95,7 +91,7 @@ impl PendingOffsets {
         if record.value.is_none()
             && let Some(Ok(Some(gone))) = record.key.as_deref().map(decode_key)
         {
-            self.forget(|group, partition| (group, partition) == (&gone.0, &gone.1));
+            self.take_back(|group, partition, _| (group, partition) == (&gone.0, &gone.1));
         }
     }
 
@@ -115,15 +111,19 @@ impl PendingOffsets {
         }
     }
 
-    /// What is not to be committed any more.
-    pub(crate) fn forget(&mut self, gone: impl Fn(&GroupId, &TopicPartition) -> bool) {
-        for commits in self.by_producer.values_mut() {
-            commits.retain(|(_, (group, partition, _))| !gone(group, partition));
-        }
+    /// What is not to be committed any more: whose that was.
+    pub(crate) fn take_back(
+        &mut self,
+        gone: impl Fn(&GroupId, &TopicPartition, &Committed) -> bool,
+    ) -> Vec<Place> {
+        let of_all = self.by_producer.values_mut().flat_map(|commits| {
+            commits.extract_if(.., |(_, (group, at, committed))| gone(group, at, committed))
+        });
+        of_all.map(|(_, (group, at, _))| (group, at)).collect()
     }
 
     /// All of them.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Commit> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Made> {
         self.by_producer.values().flatten().map(|(_, commit)| commit)
     }
 }
@@ -137,7 +137,16 @@ impl Groups {
     ) -> TxnOffsetCommitResponse {
         let (broker, version) = (Arc::clone(broker), context.version);
         let committing = tokio::spawn(async move {
-            let (commits, checked) = check(&broker, &request);
+            let topics = request.topics.iter().map(|topic| {
+                let partitions = topic.partitions.iter().map(|at| Asked {
+                    index: at.partition_index,
+                    offset: at.committed_offset,
+                    leader_epoch: at.committed_leader_epoch,
+                    metadata: at.committed_metadata.as_deref().unwrap_or_default(),
+                });
+                (&**topic.name, partitions)
+            });
+            let (commits, checked) = check(&broker, &shared(&request.group_id), None, topics);
             let written = write(&broker, version, &request, &commits).await;
             answer(request, checked, written)
         });
@@ -154,48 +163,13 @@ impl Groups {
     }
 }
 
-/// What can be committed of a request, and what is wrong with the rest, in its order.
-fn check(
-    broker: &Broker,
-    request: &TxnOffsetCommitRequest,
-) -> (Vec<Commit>, Vec<Result<(), ResponseError>>) {
-    let group = shared(&request.group_id);
-    let time = broker.env.clock.now();
-    let (mut commits, mut checked) = (Vec::new(), Vec::new());
-    for topic in &request.topics {
-        let known = broker.topic(&topic.name);
-        for at in &topic.partitions {
-            let metadata = at.committed_metadata.as_ref().map_or("", |text| text);
-            checked.push(match &known {
-                _ if metadata.len() > METADATA_BYTES_MAX => {
-                    Err(ResponseError::OffsetMetadataTooLarge)
-                }
-                Some(topic) if (0..topic.partitions).contains(&at.partition_index) => {
-                    let committed = Committed {
-                        offset: Offset(at.committed_offset),
-                        leader_epoch: at.committed_leader_epoch,
-                        metadata: metadata.into(),
-                        time,
-                        expires: None,
-                    };
-                    let partition = TopicPartition::new(topic.name.clone(), at.partition_index);
-                    commits.push((group.clone(), partition, committed));
-                    Ok(())
-                }
-                _ => Err(ResponseError::UnknownTopicOrPartition),
-            });
-        }
-    }
-    (commits, checked)
-}
-
 async fn write(
     broker: &Arc<Broker>,
     version: i16,
     request: &TxnOffsetCommitRequest,
-    commits: &[Commit],
+    commits: &[Made],
 ) -> Result<(), ResponseError> {
-    check_size(commits.iter().map(|(group, at, committed)| (group, at, Some(committed))))?;
+    check_size(commits)?;
     let groups = &broker.groups;
     let _begun = groups.begin_commit().await;
     let partition = Groups::ensure_offsets(broker).await?;
@@ -224,7 +198,7 @@ async fn write(
     let (ticket, number) = take(broker, &standing, &writing, who, entry, commits)?;
     if let Err(error) = ticket.await {
         tracing::warn!(%error, "offsets could not be committed");
-        groups.pending.lock().take_back(id, number);
+        groups.pending.lock().refuse(id, number);
         return Err(code::of_group_append(&error));
     }
     Ok(())
@@ -237,7 +211,7 @@ fn take(
     writing: &Writing,
     who: Identity,
     entry: Entry,
-    commits: &[Commit],
+    commits: &[Made],
 ) -> Result<(Ticket, u64), ResponseError> {
     // Older clients do not say who they are.
     let is_anonymous =
@@ -300,6 +274,7 @@ mod tests {
         let at = |index| TopicPartition::new(TopicName::new("t").unwrap(), index);
         let commit = |index, offset| {
             let committed = Committed {
+                topic: None,
                 offset: Offset(offset),
                 leader_epoch: -1,
                 metadata: "".into(),
@@ -313,9 +288,10 @@ mod tests {
         let refused = pending.add(ProducerId(1), &[commit(2, 7)]);
         pending.add(ProducerId(2), &[commit(0, 9)]);
         assert_eq!(pending.all().count(), 4);
-        pending.take_back(ProducerId(1), refused);
+        pending.refuse(ProducerId(1), refused);
         assert_eq!(pending.all().count(), 3);
-        pending.forget(|_, partition| *partition == at(1));
+        let gone = pending.take_back(|_, partition, _| *partition == at(1));
+        assert_eq!(gone, [(GroupId::from("g"), at(1))]);
         assert_eq!(pending.end(ProducerId(1)).collect::<Vec<_>>(), [commit(0, 5)]);
         assert_eq!(pending.end(ProducerId(1)).count(), 0);
         assert_eq!(pending.all().collect::<Vec<_>>(), [&commit(0, 9)], "of the other producer");

@@ -4,25 +4,18 @@
 //! [`crate::Options::group_offsets_retention`], is taken back; then groups that have no members
 //! and stand nowhere end.
 //!
-//! *Rewriting*, when there are far more records than commits and groups:
-//! 1. Commits, and ends of transactions, are held back until none is on its way, and groups are
-//!    locked: so what is in memory is what all records together say.
-//! 2. All of it is appended anew. What changes from here on lies behind that.
-//! 3. Once that is durable, all before it is trimmed, but nothing behind the first commit of a
-//!    transaction that is open: it counts with its marker, which comes later.
-//!
-//! A crash before 3 leaves both, which say the same: the newer records are read last. The
-//! records that take something back are not written anew; they go along with what they took back.
+//! *Rewriting* (`rewriting`), when there are far more records than commits and groups: for each
+//! part commits, and ends of transactions, are held back until none is on its way, so that what is
+//! in memory is what all records before the part say; between parts they go on. Records that take
+//! something back are not written anew; they go along with what they took back.
 
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use afflux_log::{Entry, Group, Log as _, Ticket};
-use afflux_record::{Compression, batch};
 use afflux_types::{Offset, TopicPartition};
-use bytes::Bytes;
 use kafka_protocol::ResponseError;
 
 use super::{
@@ -31,31 +24,46 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    code,
     group::{
-        GroupId,
-        offsets::{encode_key, encode_value},
+        Coordinator, GroupId,
+        offsets::{Place, encode_key, encode_value},
     },
+    rewriting::{Part, Rewriting},
 };
 
-/// How much is appended at once when all is written anew.
-const BATCH_BYTES: usize = 256 << 10;
+/// How soon it is gone on with what a full disk has stopped.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// All is being written anew.
+struct Underway {
+    rewriting: Rewriting,
+    /// None once all is written.
+    next: Option<Next>,
+}
+
+/// What is written anew next: groups first, then commits; each behind the last one.
+enum Next {
+    Group(Option<GroupId>),
+    Commit(Option<Place>),
+}
 
 impl Groups {
     /// Does what is due. Never ends by itself.
     pub(crate) async fn keep_small(broker: &Arc<Broker>) {
         let mut checks = tokio::time::interval(broker.options.group_offsets_check);
+        let mut underway = None;
         loop {
             tokio::select! {
-                () = broker.groups.crowded.notified() => {}
+                () = broker.groups.crowded.notified(), if underway.is_none() => {}
+                () = tokio::time::sleep(RETRY), if underway.is_some() => {}
                 _ = checks.tick() => {
                     if let Err(error) = Self::expire(broker).await {
                         tracing::warn!(%error, "expired commits could not be taken back");
                     }
                 }
             }
-            if broker.groups.is_crowded()
-                && let Err(error) = Self::rewrite(broker).await
+            if (underway.is_some() || broker.groups.is_crowded())
+                && let Err(error) = Self::rewrite(broker, &mut underway).await
             {
                 tracing::warn!(%error, "the records of groups could not be written anew");
             }
@@ -116,68 +124,66 @@ impl Groups {
         }
     }
 
-    async fn rewrite(broker: &Arc<Broker>) -> Result<(), ResponseError> {
+    /// Goes on with what is under way, or begins.
+    async fn rewrite(
+        broker: &Arc<Broker>,
+        underway: &mut Option<Underway>,
+    ) -> Result<(), ResponseError> {
         let groups = &broker.groups;
-        let partition = offsets_partition().ok_or(ResponseError::UnknownServerError)?;
-        let _held = groups.hold_commits().await;
-        let bounds = broker.log.bounds(&partition).map_err(|error| code::of_read(&error))?;
-        let (tickets, live) = groups.append_all(&partition)?;
-        let mut first = None;
-        for ticket in tickets {
-            let appended = ticket.await.map_err(|error| code::of_append(&error))?;
-            first = first.or(appended.base_offsets.first().copied());
+        if underway.is_none() {
+            let partition = offsets_partition().ok_or(ResponseError::UnknownServerError)?;
+            let rewriting = Rewriting::begin(&broker.log, partition)?;
+            *underway = Some(Underway { rewriting, next: Some(Next::Group(None)) });
         }
-        let first = first.unwrap_or(bounds.durable);
-        let (log, before) = (Arc::clone(&broker.log), first.min(bounds.stable));
-        tokio::task::spawn_blocking(move || log.trim(&partition, before))
-            .await
-            .map_err(|_| ResponseError::UnknownServerError)?
-            .map_err(|error| {
-                tracing::warn!(%error, "older records of groups could not be dropped");
-                ResponseError::KafkaStorageError
-            })?;
-        groups.note_live(first, live);
+        let Some(Underway { rewriting, next }) = underway else { return Ok(()) };
+        while let Some(at) = next {
+            broker.log.ready().await;
+            let (appending, behind) = {
+                let _held = groups.hold_commits().await;
+                let mut part = Part::new(groups.clock.now(), broker.options.rewrite_bytes);
+                // Locked until it is appended: what changes of groups comes behind it.
+                let inner = groups.inner.lock();
+                let behind = groups.fill(&inner.coordinator, at, &mut part);
+                (rewriting.append(&broker.log, part)?, behind)
+            };
+            rewriting.settle(appending).await?;
+            *next = behind;
+        }
+        rewriting.finish(&broker.log).await?;
+        groups.note_live(rewriting.begun, rewriting.records);
+        *underway = None;
         Ok(())
     }
 
-    /// Appends all that groups and commits are; how many records that takes.
-    fn append_all(
-        &self,
-        partition: &TopicPartition,
-    ) -> Result<(Vec<Ticket>, usize), ResponseError> {
-        let time = self.clock.now();
-        let (inner, mut offsets) = (self.inner.lock(), self.offsets.write());
-        offsets.forget_taken_back();
-        let coordinator = &inner.coordinator;
-        let states = coordinator.keys().into_iter().filter_map(|key| {
-            let value = coordinator.value(&key)?;
-            Some((key.encode(), value))
-        });
-        let commits = offsets.groups().flat_map(|group| {
-            offsets
-                .all(group)
-                .map(|(at, committed)| (encode_key(group, at), encode_value(committed)))
-        });
-        let (mut tickets, mut live) = (Vec::new(), 0);
-        let mut append = |batch: Bytes| {
-            let entry = Entry { partition: partition.clone(), batch };
-            tickets.push(self.log.append(&Group { entries: vec![entry] }));
-        };
-        let mut builder = batch::Builder::new(Compression::None);
-        let mut bytes = 0;
-        for (key, value) in states.chain(commits) {
-            builder.push(time, Some(&key), Some(&value));
-            live += 1;
-            bytes += key.len() + value.len();
-            if bytes >= BATCH_BYTES {
-                let full = std::mem::replace(&mut builder, batch::Builder::new(Compression::None));
-                append(full.finish().map_err(|error| code::of_batch(&error))?);
-                bytes = 0;
+    /// Fills a part with what groups and commits are; what is next, if that is not all.
+    fn fill(&self, coordinator: &Coordinator, from: &Next, part: &mut Part) -> Option<Next> {
+        match from {
+            Next::Group(behind) => {
+                let mut last = behind.clone();
+                while !part.is_full() {
+                    let Some((group, keys)) = coordinator.behind(last.as_ref()) else {
+                        return Some(Next::Commit(None));
+                    };
+                    for key in keys {
+                        if let Some(value) = coordinator.value(&key) {
+                            part.push(&key.encode(), &value);
+                        }
+                    }
+                    last = Some(group);
+                }
+                Some(Next::Group(last))
+            }
+            Next::Commit(behind) => {
+                let mut offsets = self.offsets.write();
+                let stopped = offsets.walk(behind.as_ref(), |group, at, committed| {
+                    let takes = !part.is_full();
+                    if takes {
+                        part.push(&encode_key(group, at), &encode_value(committed));
+                    }
+                    takes
+                });
+                stopped.map(|last| Next::Commit(Some(last)))
             }
         }
-        if bytes > 0 {
-            append(builder.finish().map_err(|error| code::of_batch(&error))?);
-        }
-        Ok((tickets, live))
     }
 }

@@ -85,7 +85,7 @@ pub(crate) struct Facts {
     /// When the transaction began.
     pub(crate) started: Option<Timestamp>,
     pub(crate) updated: Timestamp,
-    /// The version of transactions that its client speaks.
+    /// The version of transactions that its client speaks, and its last one was ended with.
     pub(crate) version: i16,
 }
 
@@ -165,24 +165,24 @@ impl Coordinator {
     }
 
     /// Takes in what the log has open: who has which partition in a transaction. What is left is
-    /// of nobody that is known here.
+    /// of nobody that is known here, or of an epoch that nobody here was given.
     pub(crate) fn cover(
         &mut self,
         now: Now,
         open: impl IntoIterator<Item = (Identity, TopicPartition)>,
     ) -> Vec<(Identity, TopicPartition)> {
         let entries = self.entries.values_mut();
-        let mut known: HashMap<(i64, i16), &mut Entry> = entries
-            .map(|entry| ((entry.facts.producer.id, entry.facts.producer.epoch), entry))
-            .collect();
+        let mut known: HashMap<i64, &mut Entry> =
+            entries.map(|entry| (entry.facts.producer.id, entry)).collect();
         let mut unknown = Vec::new();
         for (who, partition) in open {
-            match known.get_mut(&(who.id, who.epoch)) {
-                Some(entry) => {
+            match known.get_mut(&who.id) {
+                // What is open under a newer epoch is somebody else's.
+                Some(entry) if who.epoch <= entry.facts.producer.epoch => {
                     entry.begin(now);
                     entry.facts.partitions.insert(partition);
                 }
-                None => unknown.push((who, partition)),
+                _ => unknown.push((who, partition)),
             }
         }
         unknown
@@ -202,10 +202,9 @@ impl Coordinator {
         self.entries.len()
     }
 
-    /// What the records of all ids say, if none is on its way.
-    pub(crate) fn settled(&self) -> Option<impl Iterator<Item = (&TransactionalId, &Facts)>> {
-        let all_stand = self.entries.values().all(|entry| entry.moving.is_none());
-        all_stand.then(|| self.entries.iter().map(|(id, entry)| (id, &entry.facts)))
+    /// Whether a record of an id is on its way, and counts once it is durable.
+    pub(crate) fn is_moving(&self, id: &str) -> bool {
+        self.entries.get(id).is_some_and(|entry| entry.moving.is_some())
     }
 
     /// A client begins; `expected` is who it takes itself for (KIP-360).
@@ -368,8 +367,10 @@ impl Coordinator {
             State::CompleteAbort => Some(Marker::Abort),
             State::Empty | State::Ongoing => None,
         };
-        // No end raises to the very last epoch, only fencing does.
-        let bumped = bumps && who.epoch < EPOCH_LAST && who.epoch + 1 == facts.producer.epoch;
+        // No end raises to the very last epoch, only fencing does. An end of before version 2
+        // raises none: whoever was fenced by its producer must not be taken for that.
+        let raised = bumps && facts.version >= EPOCH_BUMP;
+        let bumped = raised && who.epoch < EPOCH_LAST && who.epoch + 1 == facts.producer.epoch;
         let is_retry = completed.is_some() && (overflowed || bumped);
         if who.epoch != facts.producer.epoch && !is_retry {
             return Err(ResponseError::ProducerFenced);
@@ -523,7 +524,7 @@ impl Entry {
         let facts = &self.facts;
         let Identity { id: producer, epoch } = facts.producer;
         if version < EPOCH_BUMP {
-            let outcome = facts.clone();
+            let outcome = Facts { version, ..facts.clone() };
             return Ending::Write(self.depart(now, id, marker, facts.producer, outcome));
         }
         let marked = Identity { id: producer, epoch: epoch.saturating_add(1) };

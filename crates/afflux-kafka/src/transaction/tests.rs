@@ -135,6 +135,23 @@ fn ends_are_answered_as_kafka_does() {
 }
 
 #[test]
+fn whoever_was_fenced_is_not_taken_for_who_came_after() {
+    for version in [0, 2] {
+        let mut world = World::new();
+        // The first was of version 2 once, and has nothing open when it is fenced.
+        let first = world.init(at(0), None).unwrap();
+        let first = world.end(first, Marker::Abort, 2).unwrap();
+        let second = world.init(at(0), None).unwrap();
+        assert_eq!(second.epoch, first.epoch + 1);
+        world.add(second).unwrap();
+        world.end(second, Marker::Commit, version).unwrap();
+        for marker in [Marker::Commit, Marker::Abort] {
+            assert_eq!(world.end(first, marker, 2), Err(ResponseError::ProducerFenced));
+        }
+    }
+}
+
+#[test]
 fn a_time_out_aborts_and_a_late_commit_is_fenced() {
     let mut world = World::new();
     let me = world.init(at(0), None).unwrap();
@@ -223,7 +240,8 @@ fn what_the_log_has_open_is_the_truth() {
     let mut world = World::new();
     let me = world.init(at(0), None).unwrap();
     let stray = [(who(7, 0), partition(3)), (who(me.id, 9), partition(3))];
-    let mine = [0, 1].map(|number| (me, partition(number)));
+    // What was begun under an older epoch has to be ended by somebody, too.
+    let mine = [(me, partition(0)), (who(me.id, me.epoch - 1), partition(1))];
     let open = mine.into_iter().chain(stray.clone());
     assert_eq!(world.coordinator.cover(at(1), open), stray);
     assert_eq!(world.state(), "Ongoing");

@@ -11,7 +11,7 @@
 //!    aborted.
 //! 4. Whoever takes committed offsets back waits for the ends that were begun, since those may
 //!    commit some.
-//! 5. Once a second transactions that take too long are aborted, and ids that nobody has used for
+//! 5. Now and then transactions that take too long are aborted, and ids that nobody has used for
 //!    a week are forgotten.
 //!
 //! Requests of producers are in `producers`, those of tools in `tools`, and offsets that are
@@ -41,8 +41,6 @@ use crate::{
 
 /// How much of the topic is read at once at start.
 const REBUILD_BYTES: usize = 1 << 20;
-/// How often it is looked for transactions that take too long; Kafka does every 10 seconds.
-const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// All transactional ids.
 pub(crate) struct Transactions {
@@ -95,8 +93,9 @@ impl Transactions {
 
     /// Aborts what takes too long, and forgets who is gone. Never ends by itself.
     pub(crate) async fn run(broker: &Arc<Broker>) {
+        let mut underway = None;
         loop {
-            tokio::time::sleep(CHECK_EVERY).await;
+            tokio::time::sleep(broker.options.transaction_check).await;
             let begun = broker.groups.begin_commit().await;
             let departed: Vec<Departed> = {
                 let now = now(&broker.env);
@@ -113,7 +112,7 @@ impl Transactions {
                 let _ = settle(broker, departed).await;
             }
             drop(begun);
-            if let Err(error) = upkeep::keep_small(broker).await {
+            if let Err(error) = upkeep::keep_small(broker, &mut underway).await {
                 tracing::warn!(%error, "what transactions are could not be written anew");
             }
         }

@@ -3,11 +3,11 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use afflux_env::{
-    Connection, Network,
+    Connection, Env, Network,
     sim::{Sim, SimNetwork},
 };
 use afflux_kafka::{Options, StartError};
-use afflux_log::{EmbeddedLog, LogOptions};
+use afflux_log::{EmbeddedLog, LogOptions, error::OpenError};
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{
     messages::{RequestHeader, ResponseHeader, TopicName},
@@ -27,11 +27,17 @@ pub(crate) struct Node {
     address: std::net::SocketAddr,
     network: Arc<SimNetwork>,
     stop: watch::Sender<bool>,
-    serving: JoinHandle<Result<(), StartError>>,
+    pub(crate) serving: JoinHandle<Result<(), StartError>>,
 }
 
+/// How a log is opened: with threads, or to be stepped.
+type Open = fn(&Env, &Path, LogOptions) -> Result<EmbeddedLog, OpenError>;
+
+/// Where nodes listen.
+pub(crate) const ADDRESS: &str = "127.0.0.1:9092";
+
 impl Node {
-    pub(crate) async fn start(sim: &Sim, options: Options) -> Self {
+    pub(crate) async fn start(sim: &Sim, open: Open, options: Options) -> Self {
         let log_options = LogOptions {
             file_bytes: 64 << 10,
             first_file_bytes: 64 << 10,
@@ -42,8 +48,8 @@ impl Node {
             ..LogOptions::default()
         };
         let env = sim.env();
-        let log = Arc::new(EmbeddedLog::open(&env, Path::new("/data"), log_options).unwrap());
-        let listener = env.network.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let log = Arc::new(open(&env, Path::new("/data"), log_options).unwrap());
+        let listener = env.network.listen(ADDRESS.parse().unwrap()).await.unwrap();
         let address = listener.address();
         let (stop, stopping) = watch::channel(false);
         let serving =

@@ -11,7 +11,7 @@ use kafka_protocol::ResponseError;
 
 use super::{
     Answer, DescribedMember, Description, Join, MemberId, Reply, Settings, Standing, State, Sync,
-    Token, embedded,
+    Token, embedded, protocols_bytes,
 };
 
 #[derive(Debug)]
@@ -95,6 +95,14 @@ impl Member {
         }
     }
 
+    /// The bytes of what it said that are kept.
+    fn bytes(&self) -> usize {
+        let texts = self.client.len() + self.host.len();
+        texts
+            + self.instance.as_ref().map_or(0, |name| name.len())
+            + protocols_bytes(&self.protocols)
+    }
+
     fn is_parked(&self) -> bool {
         self.parked_join.is_some() || self.parked_sync.is_some()
     }
@@ -173,6 +181,9 @@ impl Group {
         };
         let is_new = !self.members.contains_key(&member);
         if is_new && self.members.len() + self.named.len() >= settings.members_max {
+            return refuse(ResponseError::GroupMaxSizeReached, join.member);
+        }
+        if self.said_beside(&member, &join) + join.bytes() > settings.bytes_max {
             return refuse(ResponseError::GroupMaxSizeReached, join.member);
         }
         if !self.is_consistent(&member, &join) {
@@ -272,6 +283,7 @@ impl Group {
         now: Duration,
         token: Token,
         sync: Sync,
+        settings: &Settings,
         replies: &mut Vec<Reply>,
     ) {
         let refuse = |error| vec![Reply { to: token, answer: Answer::SyncRefused(error) }];
@@ -302,7 +314,7 @@ impl Group {
                     replies.push(Reply { to: older, answer });
                 }
                 if is_leader {
-                    self.assign(now, sync.assignments, replies);
+                    self.assign(now, sync.assignments, settings, replies);
                 }
             }
         }
@@ -313,8 +325,15 @@ impl Group {
         &mut self,
         now: Duration,
         assignments: Vec<(MemberId, Bytes)>,
+        settings: &Settings,
         replies: &mut Vec<Reply>,
     ) {
+        let bytes: usize = assignments.iter().map(|(_, assignment)| assignment.len()).sum();
+        if bytes > settings.bytes_max {
+            // As Kafka where its record is too large; they share anew.
+            self.refuse_all(ResponseError::UnknownServerError, replies);
+            return self.prepare(now, replies);
+        }
         for member in self.members.values_mut() {
             member.assignment = Bytes::new();
         }
@@ -486,6 +505,14 @@ impl Group {
             return Err(ResponseError::IllegalGeneration);
         }
         Ok(())
+    }
+
+    /// The bytes of what all members say but one who joins, or whose place it takes.
+    fn said_beside(&self, member: &MemberId, join: &Join) -> usize {
+        let others = self.members.iter().filter(|(id, other)| {
+            *id != member && (join.instance.is_none() || other.instance != join.instance)
+        });
+        others.map(|(_, other)| other.bytes()).sum()
     }
 
     /// Whether a join shares its kind and one protocol with all other members.

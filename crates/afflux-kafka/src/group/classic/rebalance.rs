@@ -185,10 +185,10 @@ impl Group {
         self.set_changed();
     }
 
-    /// Refuses all who wait: the group is about to be another.
-    pub(crate) fn refuse_all(&mut self, replies: &mut Vec<Reply>) {
+    /// Refuses all who wait.
+    pub(crate) fn refuse_all(&mut self, error: ResponseError, replies: &mut Vec<Reply>) {
         for (id, member) in &mut self.members {
-            refuse_parked(member, id, ResponseError::RebalanceInProgress, replies);
+            refuse_parked(member, id, error, replies);
         }
     }
 }

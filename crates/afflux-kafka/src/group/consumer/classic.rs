@@ -59,6 +59,9 @@ impl Group {
         if !has_place && self.members.len() >= settings.members_max {
             return Err(ResponseError::GroupMaxSizeReached);
         }
+        if self.said_beside(bearer.as_ref().unwrap_or(&id)) + join.bytes() > settings.bytes_max {
+            return Err(ResponseError::GroupMaxSizeReached);
+        }
         if !self.speaks_with(&id, join) {
             return Err(ResponseError::InconsistentGroupProtocol);
         }

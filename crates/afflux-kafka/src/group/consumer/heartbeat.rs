@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use kafka_protocol::ResponseError;
 
-use super::{Group, LeaveOutcome, Member, Refusal, assignor, compile};
+use super::{Group, LeaveOutcome, Member, Refusal, assignor, compile, said_bytes};
 use crate::group::{GroupId, MemberId, Parts, Settings, Topics, records::Key};
 
 /// The epoch of a member that leaves.
@@ -126,6 +126,10 @@ impl Group {
             Some(instance) => self.find_static(&heartbeat, instance)?,
             None => self.find_dynamic(&heartbeat)?,
         };
+        let says = said_bytes(heartbeat.topics.as_ref(), heartbeat.expression.as_ref());
+        if says > 0 && self.said_beside(&id) + says > settings.bytes_max {
+            return Err((ResponseError::GroupMaxSizeReached, "The group's members say too much."));
+        }
         let joins = heartbeat.epoch == 0;
         let is_full = heartbeat.rebalance.is_some()
             && heartbeat.owned.is_some()
@@ -139,6 +143,12 @@ impl Group {
         let changed = before.is_none_or(|before| before.assigned != member.assigned);
         let assigned = (joins || is_full || changed).then(|| member.assigned.clone());
         Ok(Beat { epoch: member.epoch, assigned, member: id })
+    }
+
+    /// The bytes of what all members say but one.
+    pub(super) fn said_beside(&self, member: &MemberId) -> usize {
+        let others = self.members.iter().filter(|(id, _)| *id != member);
+        others.map(|(_, other)| other.bytes()).sum()
     }
 
     /// What follows from what a member is now: what is wanted, the group's epoch, the target.

@@ -37,7 +37,7 @@ use kafka_protocol::ResponseError;
 use uuid::Uuid;
 
 pub(crate) use self::heartbeat::{Beat, Heartbeat, LEAVES, LEAVES_FOR_NOW};
-use super::{GroupId, MemberId, Part, Parts, Shape, Topics, records::Key};
+use super::{GroupId, MemberId, Part, Parts, Shape, Topics, protocols_bytes, records::Key};
 
 /// Why a request of a member is refused: Kafka's error, and words for who reads its log.
 pub(crate) type Refusal = (ResponseError, &'static str);
@@ -116,6 +116,19 @@ pub(crate) struct Member {
     pub(crate) expires: Duration,
     /// When it must have done what it was told to do, if anything.
     pub(crate) due: Option<Duration>,
+}
+
+impl Member {
+    /// The bytes of what it said of itself.
+    fn bytes(&self) -> usize {
+        let classic = self.classic.as_ref().map_or(0, |said| protocols_bytes(&said.protocols));
+        said_bytes(Some(&self.topics), self.expression.as_ref()) + classic
+    }
+}
+
+/// The bytes of what a member wants.
+fn said_bytes(topics: Option<&BTreeSet<Arc<str>>>, expression: Option<&Arc<str>>) -> usize {
+    topics.into_iter().flatten().chain(expression).map(|text| text.len()).sum()
 }
 
 /// What the classic protocol knows of a member.

@@ -1,0 +1,148 @@
+//! The clients of a world. Each does a number of things, whatever becomes of the node meanwhile,
+//! and writes down what it knows of them.
+
+mod consumers;
+mod idempotent;
+mod operator;
+mod transactional;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use afflux_record::Header;
+use afflux_types::{Offset, ProducerId};
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        FetchRequest, OffsetFetchRequest,
+        fetch_request::{FetchPartition, FetchTopic},
+        offset_fetch_request::OffsetFetchRequestTopic,
+    },
+    protocol::StrBytes,
+};
+use parking_lot::Mutex;
+
+pub(crate) use self::{
+    consumers::{beat, member, tail},
+    idempotent::produce,
+    operator::end_hanging,
+    transactional::{transact, work, work_together},
+};
+use crate::{
+    history::{History, Moment, Poll, Value},
+    link::Link,
+    producer::{Ask, outcome},
+    reading::visible,
+    sim::wire_name,
+};
+
+/// The topic's partitions.
+pub(crate) const PARTITIONS: i32 = 3;
+
+/// What all clients of a world share.
+#[derive(Default)]
+pub(crate) struct Diary {
+    pub(crate) history: Mutex<History>,
+    moments: AtomicU64,
+    numbers: AtomicU64,
+    /// Readers of committed records are shown all: the broker that a checker must see through.
+    pub(crate) shows_all: AtomicBool,
+    /// Producers are not told from each other: another such broker.
+    pub(crate) forgets: AtomicBool,
+}
+
+impl Diary {
+    pub(crate) fn now(&self) -> Moment {
+        self.moments.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// A number that nobody else gets.
+    pub(crate) fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+/// A client: its way to the node, and what it writes down.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) link: Link,
+    pub(crate) diary: Arc<Diary>,
+}
+
+impl Client {
+    fn below(&self, bound: u64) -> u64 {
+        self.link.random.below(bound)
+    }
+
+    fn partition(&self) -> i32 {
+        self.below(PARTITIONS as u64) as i32
+    }
+
+    /// A value of a name, now and then so large that the log takes it in pieces.
+    fn value(&self, mut name: String) -> Value {
+        if self.below(20) == 0 {
+            name.push_str(&"-".repeat(9_000));
+        }
+        name
+    }
+
+    /// Reads from an offset on, and writes it down.
+    pub(crate) async fn poll(
+        &self,
+        is_committed: bool,
+        partition: i32,
+        from: i64,
+    ) -> Result<Poll, ResponseError> {
+        let begun = self.diary.now();
+        let at = FetchPartition::default()
+            .with_partition(partition)
+            .with_fetch_offset(from)
+            .with_partition_max_bytes(200 + self.below(600) as i32);
+        let topic = FetchTopic::default().with_topic(wire_name("t")).with_partitions(vec![at]);
+        let hides = is_committed && !self.diary.shows_all.load(Ordering::SeqCst);
+        let request = FetchRequest::default()
+            .with_max_wait_ms(0)
+            .with_min_bytes(0)
+            .with_max_bytes(1 << 20)
+            .with_isolation_level(i8::from(hides))
+            .with_topics(vec![topic]);
+        let answer = self.link.ask(4, &request).await?;
+        let answer = &answer.responses[0].partitions[0];
+        outcome(answer.error_code)?;
+        let mut rest = answer.records.clone().unwrap_or_default();
+        let mut batches = Vec::new();
+        let mut next = from;
+        while !rest.is_empty() {
+            let header = Header::parse(&rest).unwrap();
+            next = header.next_offset().0;
+            batches.push(rest.split_to(header.bytes));
+        }
+        let aborted = answer.aborted_transactions.iter().flatten();
+        let aborted: Vec<_> =
+            aborted.map(|it| (ProducerId(it.producer_id.0), Offset(it.first_offset))).collect();
+        let mut records: Vec<(i64, Value)> = visible(&batches, &aborted);
+        records.retain(|(offset, _)| *offset >= from);
+        let high = answer.high_watermark;
+        let ended = self.diary.now();
+        let poll = Poll { is_committed, partition, from, next, records, high, begun, ended };
+        self.diary.history.lock().polls.push(poll.clone());
+        Ok(poll)
+    }
+
+    /// Where a group stands, once no transaction is about to change it.
+    pub(crate) async fn standing(&self, group: &str, partition: i32) -> Result<i64, ResponseError> {
+        let asked = OffsetFetchRequestTopic::default()
+            .with_name(wire_name("t"))
+            .with_partition_indexes(vec![partition]);
+        let request = OffsetFetchRequest::default()
+            .with_group_id(StrBytes::from_string(group.to_owned()).into())
+            .with_topics(Some(vec![asked]))
+            .with_require_stable(true);
+        let answer = self.link.ask(7, &request).await?;
+        outcome(answer.error_code)?;
+        let at = &answer.topics[0].partitions[0];
+        outcome(at.error_code).map(|()| at.committed_offset)
+    }
+}

@@ -1,0 +1,133 @@
+//! What clients did and saw in a world, as far as they can know it.
+//!
+//! Values are written once each, so that whoever reads one knows who wrote it.
+
+use std::{collections::BTreeMap, fmt};
+
+/// What is in a record.
+pub(crate) type Value = String;
+/// A point in the order of what all clients do. It is counted, not measured.
+pub(crate) type Moment = u64;
+
+/// What became of something that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome<T> {
+    /// It was acknowledged.
+    Done(T),
+    /// It was refused for good, or never asked for.
+    Refused,
+    /// No answer says so or otherwise.
+    Unknown,
+}
+
+/// A batch of an idempotent producer, however often it was sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Batch {
+    /// Each has a number of its own, and sends in the order of the history.
+    pub(crate) producer: usize,
+    pub(crate) partition: i32,
+    pub(crate) values: Vec<Value>,
+    /// Where its first record is; none if it was there already when its producer was told.
+    pub(crate) outcome: Outcome<Option<i64>>,
+}
+
+/// A transaction.
+#[derive(Debug, Clone)]
+pub(crate) struct Transaction {
+    pub(crate) id: String,
+    /// Producer id, epoch and a number: transactions of one id can only be committed in this order.
+    pub(crate) order: (i64, i16, i64),
+    pub(crate) writes: Vec<(i32, Value)>,
+    /// What committed readers gave it while it was open.
+    pub(crate) reads: Vec<Value>,
+    /// The record that it was made from, if it was made from one, with its offset.
+    pub(crate) source: Option<(i64, Value)>,
+    /// Which group's offset in partition 0 it commits.
+    pub(crate) offset: Option<(String, i64)>,
+    pub(crate) begun: Moment,
+    /// When it was first asked to be committed.
+    pub(crate) asked: Option<Moment>,
+    pub(crate) ended: Moment,
+    /// Whether it was committed.
+    pub(crate) outcome: Outcome<()>,
+}
+
+/// An answer to a reader.
+#[derive(Debug, Clone)]
+pub(crate) struct Poll {
+    pub(crate) is_committed: bool,
+    pub(crate) partition: i32,
+    pub(crate) from: i64,
+    /// Where it goes on.
+    pub(crate) next: i64,
+    pub(crate) records: Vec<(i64, Value)>,
+    /// The high watermark.
+    pub(crate) high: i64,
+    pub(crate) begun: Moment,
+    pub(crate) ended: Moment,
+}
+
+/// A commit of a group that only goes forward.
+#[derive(Debug, Clone)]
+pub(crate) struct Commit {
+    pub(crate) group: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) begun: Moment,
+    pub(crate) ended: Moment,
+    pub(crate) outcome: Outcome<()>,
+}
+
+/// Where such a group was told that it stands; -1 is nowhere.
+#[derive(Debug, Clone)]
+pub(crate) struct Look {
+    pub(crate) group: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) begun: Moment,
+    pub(crate) ended: Moment,
+}
+
+/// What a partition holds when all is over.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Found {
+    pub(crate) all: Vec<(i64, Value)>,
+    pub(crate) committed: Vec<(i64, Value)>,
+    pub(crate) high: i64,
+    pub(crate) stable: i64,
+}
+
+/// All of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct History {
+    pub(crate) batches: Vec<Batch>,
+    pub(crate) transactions: Vec<Transaction>,
+    pub(crate) polls: Vec<Poll>,
+    pub(crate) commits: Vec<Commit>,
+    pub(crate) looks: Vec<Look>,
+    pub(crate) found: BTreeMap<i32, Found>,
+    /// Where groups of transactions stand when all is over.
+    pub(crate) standing: BTreeMap<String, i64>,
+}
+
+/// How much there is of what.
+impl fmt::Display for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn done<T>(outcomes: impl Iterator<Item = Outcome<T>>) -> usize {
+            outcomes.filter(|outcome| matches!(outcome, Outcome::Done(_))).count()
+        }
+        let read: usize = self.polls.iter().map(|poll| poll.records.len()).sum();
+        write!(
+            f,
+            "{} of {} batches, {} of {} transactions, {} of {} commits, {} looks, {read} records in {} polls",
+            done(self.batches.iter().map(|it| it.outcome)),
+            self.batches.len(),
+            done(self.transactions.iter().map(|it| it.outcome)),
+            self.transactions.len(),
+            done(self.commits.iter().map(|it| it.outcome)),
+            self.commits.len(),
+            self.looks.len(),
+            self.polls.len(),
+        )
+    }
+}
