@@ -5,12 +5,15 @@
 //! 2. Run the tests through `cargo nextest`, which ends those that hang.
 //! 3. Run the examples in the documentation.
 //!
-//! Tests find the tools on `PATH`, but for two that have no name there:
+//! Tests find the tools on `PATH`, but for those that have no name there:
 //!
 //! | variable | what |
 //! |---|---|
-//! | `AFFLUX_TEST_PYTHON` | a Python with confluent-kafka and psycopg |
-//! | `AFFLUX_TEST_JAVA_CLASSPATH` | Apache Kafka's Java client, for `java -cp` |
+//! | `AFFLUX_TEST_PYTHON` | a Python with Kafka's clients and psycopg |
+//! | `AFFLUX_TEST_JAVA_CLASSPATH` | Apache Kafka with its Java client and tools, for `java -cp` |
+//! | `AFFLUX_TEST_JAVA_3_CLASSPATH` | its older Java client |
+//! | `AFFLUX_TEST_NODE_PATH` | modules of Node |
+//! | `AFFLUX_TEST_GO_CLIENTS` | programs in Go |
 
 use std::{path::Path, process::Command};
 
@@ -28,7 +31,10 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     tools::programs()?;
     tools::python_tools(&cache, TEST_TOOLS)?;
     let python = tools::python_clients(&cache)?;
-    let java_classpath = tools::java_client(&cache)?;
+    let java_classpath = tools::jars(&cache, &tools::KAFKA)?;
+    let java_3_classpath = tools::jars(&cache, &tools::KAFKA_3)?;
+    let node_path = tools::node_clients(&cache)?;
+    let go_clients = tools::go_clients(root)?;
 
     let mut tests = Command::new("cargo-nextest");
     tests.args(["nextest", "run", "--locked"]);
@@ -43,7 +49,10 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
         command
             .current_dir(root)
             .env("AFFLUX_TEST_PYTHON", &python)
-            .env("AFFLUX_TEST_JAVA_CLASSPATH", &java_classpath);
+            .env("AFFLUX_TEST_JAVA_CLASSPATH", &java_classpath)
+            .env("AFFLUX_TEST_JAVA_3_CLASSPATH", &java_3_classpath)
+            .env("AFFLUX_TEST_NODE_PATH", &node_path)
+            .env("AFFLUX_TEST_GO_CLIENTS", &go_clients);
     }
     if arguments.is_empty() {
         // Last comes what closes with the number of tests.

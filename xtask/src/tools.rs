@@ -1,15 +1,17 @@
 //! The tools that checks and tests need, installed once and kept in a cache.
 //!
-//! Versions are named here and nowhere else. Programs come from the system's packages, Rust
-//! tools and Python clients from the Python registry, Java's client through Maven: each through its ordinary
-//! client as the machine has it set up, so that a mirror needs no word from us.
+//! Versions are named here, those of Go in its module. Programs come from the system's packages,
+//! Rust tools and Python clients from the Python registry, Java's through Maven, Node's through npm,
+//! Go's through its proxy: each through its ordinary client as the machine has it set up, so that a
+//! mirror needs no word from us.
 //!
 //! ```text
 //! CACHE/lock                 held while something is installed
 //! CACHE/bin/                 links to the Rust tools, for PATH
 //! CACHE/tools/PACKAGE-VERSION/    a virtual environment each: present means complete
 //! CACHE/python-clients-VERSIONS/  the same, for tests
-//! CACHE/java-clients-VERSIONS/    jars
+//! CACHE/node-clients-VERSIONS/    modules of Node
+//! CACHE/jars-ARTIFACTS-VERSION/   jars
 //! ```
 //!
 //! An installation is made under another name and renamed when it is complete, so that an
@@ -55,11 +57,35 @@ pub(crate) const LINT_TOOLS: &[PythonTool] = &[
     PythonTool { package: "typos", version: "1.52.0", program: "typos" },
 ];
 
-const PYTHON_CLIENTS: &[&str] = &["confluent-kafka==2.16.1", "psycopg[binary]==3.3.9"];
+/// The last two have the codecs of those that are written in Python.
+const PYTHON_CLIENTS: &[&str] = &[
+    "confluent-kafka==2.16.1",
+    "kafka-python==3.0.12",
+    "aiokafka==0.14.0",
+    "psycopg[binary]==3.3.9",
+    "lz4==4.4.5",
+    "cramjam==2.14.0",
+    "python-snappy==0.7.3",
+    "zstandard==0.25.0",
+];
 
-/// Raise it with any change to `java-clients.xml`.
-const JAVA_CLIENTS: &str = "java-clients-4.3.1";
-const JAVA_CLIENTS_PROJECT: &str = include_str!("java-clients.xml");
+const NODE_CLIENTS: &[&str] = &["kafkajs@2.2.4", "kafkajs-snappy@1.1.0", "snappyjs@0.6.1"];
+
+/// Apache Kafka: itself, its tools, Streams, and by these its client.
+pub(crate) const KAFKA: Jars =
+    Jars { version: "4.3.1", artifacts: &["kafka_2.13", "kafka-tools", "kafka-streams"] };
+
+/// Its older client.
+pub(crate) const KAFKA_3: Jars = Jars { version: "3.9.2", artifacts: &["kafka-clients"] };
+
+/// Artifacts of Apache Kafka, with what they need.
+pub(crate) struct Jars {
+    version: &'static str,
+    artifacts: &'static [&'static str],
+}
+
+/// The oldest Go that fetches the one which a module asks for.
+const GO_MIN: (u32, u32) = (1, 21);
 
 /// Programs that tests run, and the Debian package that has each.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -68,7 +94,11 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("psql", "postgresql-client"),
     ("chromium", "chromium"),
     ("java", "default-jdk-headless"),
+    ("javac", "default-jdk-headless"),
     ("mvn", "maven"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
+    ("go", "golang-go"),
     ("python3", "python3-venv"),
 ];
 
@@ -179,12 +209,31 @@ pub(crate) fn python_clients(cache: &Cache) -> Result<PathBuf> {
     Ok(dir.join("bin/python"))
 }
 
-/// The class path of Apache Kafka's Java client and what it needs.
-pub(crate) fn java_client(cache: &Cache) -> Result<String> {
-    let dir = cache.installed(JAVA_CLIENTS, |dir| {
+/// The class path of what Maven has.
+pub(crate) fn jars(cache: &Cache, jars: &Jars) -> Result<String> {
+    let dependency = |group: &str, artifact: &str, version: &str| {
+        format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>\
+             <version>{version}</version></dependency>"
+        )
+    };
+    let mut dependencies = dependency("org.slf4j", "slf4j-nop", "1.7.36");
+    for artifact in jars.artifacts {
+        dependencies += &dependency("org.apache.kafka", artifact, jars.version);
+    }
+    let project = format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
+         <groupId>afflux</groupId><artifactId>test</artifactId><version>1</version>\
+         <dependencies>{dependencies}</dependencies></project>"
+    );
+    let name = format!("jars-{}-{}", slug(&jars.artifacts.join("-")), jars.version);
+    let dir = cache.installed(&name, |dir| {
         fs::create_dir_all(dir)?;
-        fs::write(dir.join("pom.xml"), JAVA_CLIENTS_PROJECT)?;
-        process::run(Command::new("mvn").current_dir(dir).args([
+        fs::write(dir.join("pom.xml"), project)?;
+        let mut maven = Command::new("mvn");
+        // Not among what a command of ours prints.
+        maven.current_dir(dir).stdout(std::io::stderr());
+        process::run(maven.args([
             "--batch-mode",
             "--quiet",
             "dependency:copy-dependencies",
@@ -192,6 +241,44 @@ pub(crate) fn java_client(cache: &Cache) -> Result<String> {
         ]))
     })?;
     Ok(format!("{}/*", dir.join("jars").display()))
+}
+
+/// Where Node finds the clients for it.
+pub(crate) fn node_clients(cache: &Cache) -> Result<PathBuf> {
+    let name = format!("node-clients-{}", slug(&NODE_CLIENTS.join("-")));
+    let dir = cache.installed(&name, |dir| {
+        fs::create_dir_all(dir)?;
+        let options = ["--ignore-scripts", "--no-audit", "--no-fund", "--silent"];
+        let mut install = Command::new("npm");
+        install.args(["install", "--prefix"]).arg(dir).args(options).args(NODE_CLIENTS);
+        process::run(&mut install)
+    })?;
+    Ok(dir.join("node_modules"))
+}
+
+/// Builds the clients in Go, which keeps what it has built before, beside this program.
+pub(crate) fn go_clients(root: &Path) -> Result<PathBuf> {
+    let version = process::output(Command::new("go").args(["env", "GOVERSION"]))?;
+    let numbers: Vec<u32> = version
+        .trim_start_matches("go")
+        .split('.')
+        .map_while(|part| part.trim().parse().ok())
+        .collect();
+    if numbers.as_slice() < [GO_MIN.0, GO_MIN.1].as_slice() {
+        bail!(
+            "the tests need Go {}.{} or newer, which fetches what it needs; there is {version}\n\
+             hint: install a newer one (Debian: golang-go of backports)",
+            GO_MIN.0,
+            GO_MIN.1
+        );
+    }
+    let dir = env::current_exe().context("find this program")?.with_file_name("go-clients");
+    let mut build = Command::new("go");
+    build.current_dir(root.join("crates/afflux-kafka/tests/programs/go"));
+    build.args(["build", "-buildvcs=false", "-o"]).arg(dir.join("")).arg("./...");
+    fs::create_dir_all(&dir)?;
+    process::run(&mut build)?;
+    Ok(dir)
 }
 
 /// A virtual environment at `dir`. Environments name their own place only in scripts that we do

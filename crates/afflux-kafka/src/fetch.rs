@@ -71,7 +71,8 @@ pub(crate) async fn answer(
         let bytes: usize = got.iter().flatten().flat_map(|got| &got.batches).map(Bytes::len).sum();
         // What there was no room for now has none after a wait either.
         let is_full = got.iter().flatten().any(|got| got.next < end(&got.bounds, isolation));
-        let is_settled = is_full || got.iter().any(Result::is_err);
+        // Who asks for nothing is about to close its connection, and waits for the answer.
+        let is_settled = is_full || got.is_empty() || got.iter().any(Result::is_err);
         if bytes >= bytes_min || is_settled || patience.is_elapsed() {
             return encode(context, 0, &topics, got);
         }

@@ -1,6 +1,9 @@
 //! Pages that are made from the code say what it says.
 
-use std::path::Path;
+#[path = "clients/table.rs"]
+mod table;
+
+use std::{fmt::Write, path::Path};
 
 fn check(name: &str, page: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
@@ -18,5 +21,50 @@ fn topic_settings_are_those_of_their_declaration() {
 
 #[test]
 fn kafka_compatibility_is_that_of_the_served_requests() {
-    check("kafka-compatibility.md", &afflux_kafka::compatibility_page());
+    let page = afflux_kafka::compatibility_page() + &clients();
+    check("kafka-compatibility.md", &page);
+}
+
+/// What has tests of its own.
+const BESIDE: &str = "
+
+Beside these the tests run rdkafka (Rust), the command line tools of Apache Kafka 4.3.1, and Kafka
+Streams 4.3.1 with `processing.guarantee=exactly_once_v2`.
+";
+
+/// What the page says of clients.
+fn clients() -> String {
+    let mut page = "
+## Clients
+
+All tests of a change run each of these against a node, with auto-creation of topics off. A number
+says why a client has nothing for a row; the node is the reason of none.
+
+| |"
+    .to_owned();
+    let mut notes: Vec<&str> = Vec::new();
+    for client in table::CLIENTS {
+        let _ = write!(page, " {} |", client.name);
+    }
+    page.push_str("\n|---|");
+    page.push_str(&"---|".repeat(table::CLIENTS.len()));
+    for (name, what) in table::SCENARIOS {
+        let _ = write!(page, "\n| {what} |");
+        for client in table::CLIENTS {
+            let Some(why) = client.lacks(name) else {
+                page.push_str(" yes |");
+                continue;
+            };
+            let number = notes.iter().position(|note| *note == why).unwrap_or_else(|| {
+                notes.push(why);
+                notes.len() - 1
+            });
+            let _ = write!(page, " {} |", number + 1);
+        }
+    }
+    page.push('\n');
+    for (index, note) in notes.iter().enumerate() {
+        let _ = write!(page, "\n{}. It {note}.", index + 1);
+    }
+    page + BESIDE
 }

@@ -343,6 +343,15 @@ fn a_fetch_waits_for_what_becomes_durable() {
 }
 
 #[test]
+fn a_fetch_of_nothing_is_answered_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let request = FetchRequest::default().with_max_wait_ms(i32::MAX).with_min_bytes(1);
+    let answer = Client::connect(&server).call(12, &request);
+    assert_eq!((answer.error_code, answer.responses.len()), (0, 0));
+}
+
+#[test]
 fn the_first_batch_comes_however_large_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path());

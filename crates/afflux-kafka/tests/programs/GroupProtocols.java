@@ -12,7 +12,6 @@ import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.ConsumerGroupDescription;
 import org.apache.kafka.clients.admin.ListGroupsOptions;
 import org.apache.kafka.clients.admin.NewTopic;
-import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
@@ -30,83 +29,27 @@ import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
 /**
- * What a user of the Java client does: produce, form a group, rebalance, commit, resume.
- *
- * <p>{@code java Conformance BOOTSTRAP first|second|modern}: {@code first} leaves 1,000 records read
- * and committed and 500 unread; {@code second}, after the broker was restarted, reads exactly those.
- * {@code modern} moves a live group to the consumer protocol and back, and tends it with the admin
+ * A live group of Java clients moves to the consumer protocol and back, and is tended with the admin
  * client.
+ *
+ * <p>{@code java GroupProtocols BOOTSTRAP}
  */
-public final class Conformance {
+public final class GroupProtocols {
     private static final String TOPIC = "java";
     private static final String GROUP = "java-group";
     private static final Duration PATIENCE = Duration.ofSeconds(60);
 
     private final String bootstrap;
 
-    private Conformance(String bootstrap) {
+    private GroupProtocols(String bootstrap) {
         this.bootstrap = bootstrap;
     }
 
     public static void main(String[] arguments) throws Exception {
-        Conformance conformance = new Conformance(arguments[0]);
-        switch (arguments[1]) {
-            case "first" -> conformance.first();
-            case "second" -> conformance.second();
-            default -> conformance.modern();
-        }
+        new GroupProtocols(arguments[0]).whole();
     }
 
-    private void first() throws Exception {
-        try (Admin admin = Admin.create(Map.of("bootstrap.servers", bootstrap))) {
-            admin.createTopics(List.of(new NewTopic(TOPIC, 4, (short) 1))).all().get();
-            check(admin.describeTopics(List.of(TOPIC)).allTopicNames().get().get(TOPIC)
-                    .partitions().size() == 4, "the topic has four partitions");
-            check(admin.describeCluster().nodes().get().size() == 1, "the cluster has one node");
-            produce(0, 250, "none");
-            produce(250, 500, "zstd");
-            try (KafkaConsumer<String, String> one = consumer("classic");
-                    KafkaConsumer<String, String> two = consumer("classic")) {
-                one.subscribe(List.of(TOPIC));
-                check(consume(List.of(one), 500).equals(range(0, 500)), "the first 500 came");
-                one.commitSync();
-                two.subscribe(List.of(TOPIC));
-                share(List.of(one, two));
-                produce(500, 1000, "lz4");
-                check(consume(List.of(one, two), 500).equals(range(500, 1000)), "the next 500 came");
-                one.commitSync();
-                two.commitSync();
-                check(admin.describeConsumerGroups(List.of(GROUP)).all().get().get(GROUP)
-                        .members().size() == 2, "the group has two members");
-            }
-            check(admin.listConsumerGroups().all().get().stream()
-                    .anyMatch(group -> group.groupId().equals(GROUP)), "the group is listed");
-            produce(1000, 1500, "snappy");
-            long end = 0;
-            for (int partition = 0; partition < 4; partition++) {
-                TopicPartition at = new TopicPartition(TOPIC, partition);
-                end += admin.listOffsets(Map.of(at, OffsetSpec.latest())).all().get().get(at).offset();
-                check(admin.listOffsets(Map.of(at, OffsetSpec.maxTimestamp())).all().get().get(at)
-                        .offset() >= 0, "the latest timestamp is found");
-            }
-            check(end == 1500, "the ends add up");
-        }
-    }
-
-    private void second() throws Exception {
-        try (Admin admin = Admin.create(Map.of("bootstrap.servers", bootstrap))) {
-            long committed = admin.listConsumerGroupOffsets(GROUP).partitionsToOffsetAndMetadata()
-                    .get().values().stream().mapToLong(offset -> offset.offset()).sum();
-            check(committed == 1000, "what was committed is still there: " + committed);
-        }
-        try (KafkaConsumer<String, String> member = consumer("classic")) {
-            member.subscribe(List.of(TOPIC));
-            check(consume(List.of(member), 500).equals(range(1000, 1500)), "the last 500 came");
-            member.commitSync();
-        }
-    }
-
-    private void modern() throws Exception {
+    private void whole() throws Exception {
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", bootstrap))) {
             admin.createTopics(List.of(new NewTopic(TOPIC, 4, (short) 1))).all().get();
             KafkaConsumer<String, String> old = consumer("classic");
@@ -120,7 +63,7 @@ public final class Conformance {
                 share(List.of(one));
                 two.subscribe(List.of(TOPIC));
                 share(List.of(one, two));
-                produce(0, 500, "none");
+                produce(0, 500);
                 check(consume(List.of(one, two), 500).equals(range(0, 500)), "all 500 came");
                 one.commitSync();
                 two.commitSync();
@@ -219,12 +162,11 @@ public final class Conformance {
         }
     }
 
-    private void produce(int begin, int end, String codec) throws Exception {
+    private void produce(int begin, int end) throws Exception {
         Properties settings = new Properties();
         settings.put("bootstrap.servers", bootstrap);
         settings.put("enable.idempotence", "true");
         settings.put("acks", "all");
-        settings.put("compression.type", codec);
         settings.put("linger.ms", "5");
         try (KafkaProducer<String, String> producer =
                 new KafkaProducer<>(settings, new StringSerializer(), new StringSerializer())) {

@@ -1,0 +1,157 @@
+"""kafka-python, which speaks the protocol by itself."""
+
+import re
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
+from kafka.structs import OffsetAndMetadata
+from lines import PATIENCE, Record, place, serve, until
+
+
+class Client:
+    def connect(self, bootstrap):
+        self.servers = {"bootstrap_servers": bootstrap}
+        self.admin = KafkaAdminClient(**self.servers)
+        self.members, self.producers = {}, {}
+
+    # Producers
+
+    def producer(self, name, codec, transactional_id):
+        ids = {"transactional_id": transactional_id} if transactional_id != "~" else {}
+        codec = None if codec == "none" else codec
+        made = KafkaProducer(**self.servers, **ids, compression_type=codec, linger_ms=20)
+        self.producers[name] = made
+        if ids:
+            made.init_transactions()
+
+    def send(self, name, topic, *records):
+        producer = self.producers[name]
+        sent = [
+            producer.send(
+                topic,
+                record.value,
+                record.key,
+                record.headers,
+                partition=record.partition,
+                timestamp_ms=record.time,
+            )
+            for record in map(Record.parse, records)
+        ]
+        producer.flush(PATIENCE)
+        return [one.get(PATIENCE).offset for one in sent]
+
+    def begin(self, name):
+        self.producers[name].begin_transaction()
+
+    def offset_in_transaction(self, name, member, topic, offset):
+        positions = {TopicPartition(topic, 0): OffsetAndMetadata(int(offset), "", -1)}
+        metadata = self.members[member].group_metadata()
+        self.producers[name].send_offsets_to_transaction(positions, metadata)
+
+    def end(self, name, how):
+        producer = self.producers[name]
+        (producer.commit_transaction if how == "commit" else producer.abort_transaction)()
+
+    # Consumers
+
+    def _consumer(self, group, **settings):
+        common = {"enable_auto_commit": False, "auto_offset_reset": "earliest"}
+        return KafkaConsumer(**self.servers, **common, group_id=group, **settings)
+
+    def _poll(self, member):
+        return [
+            Record(got.partition, got.key, got.value, got.timestamp, got.headers)
+            for batch in member.poll(50).values()
+            for got in batch
+        ]
+
+    def read(self, topic, offset, count, isolation):
+        member = self._consumer(None, isolation_level=isolation)
+        at = TopicPartition(topic, 0)
+        member.assign([at])
+        member.seek(at, int(offset))
+        records = []
+        while len(records) < int(count):
+            records += until(lambda: self._poll(member))
+        member.close()
+        return records
+
+    def join(self, name, group, topic, _protocol):
+        self.members[name] = self._consumer(group, heartbeat_interval_ms=200)
+        self.members[name].subscribe([topic])
+
+    def poll(self, name):
+        member = self.members[name]
+        records = self._poll(member)
+        return [len(member.assignment()), *records]
+
+    def commit(self, name, topic, *offsets):
+        at = {
+            TopicPartition(topic, partition): OffsetAndMetadata(offset, "", -1)
+            for partition, offset in map(place, offsets)
+        }
+        self.members[name].commit(at)
+
+    def committed(self, name, topic, partitions):
+        member = self.members[name]
+        return [member.committed(TopicPartition(topic, at)) for at in range(int(partitions))]
+
+    def leave(self, name):
+        self.members.pop(name).close()
+
+    # Administration
+
+    def _check(self, outcome):
+        """An outcome is "OK", or names an error."""
+        if outcome != "OK":
+            raise getattr(errors, re.search(r"\w+Error", outcome)[0])(outcome)
+
+    def create(self, topic, partitions, setting, value):
+        self.admin.create_topics([NewTopic(topic, int(partitions), 1, None, {setting: value})])
+
+    def grow(self, topic, partitions):
+        self.admin.create_partitions({topic: int(partitions)})
+
+    def delete(self, topic):
+        self.admin.delete_topics([topic])
+
+    def partitions(self, topic):
+        return [len(self.admin.describe_topics([topic])[0]["partitions"])]
+
+    def missing(self, topic):
+        raise errors.for_code(self.admin.describe_topics([topic])[0]["error_code"])
+
+    def describe(self, topic, setting):
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, [setting])
+        found = self.admin.describe_configs([resource], config_filter="all")
+        return [found["topic"][topic][setting]["value"]]
+
+    def alter(self, topic, setting, value):
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, {setting: value})
+        self._check(self.admin.alter_configs([resource])["topic"][topic])
+
+    def delete_records(self, topic, offset):
+        at = TopicPartition(topic, 0)
+        return [self.admin.delete_records({at: int(offset)})[at]["low_watermark"]]
+
+    def groups(self):
+        return [group["group_id"] for group in self.admin.list_groups()]
+
+    def state(self, group):
+        found = self.admin.describe_groups([group])
+        return [found[group]["group_state"]]
+
+    def delete_group(self, group):
+        self._check(self.admin.delete_groups([group])[group])
+
+    def offset(self, topic, time):
+        at, ends = TopicPartition(topic, 0), {"earliest": -2, "latest": -1}
+        spec = ends[time] if time in ends else int(time)
+        return [self.admin.list_partition_offsets({at: spec})[at].offset]
+
+
+def code(error):
+    return error.errno if isinstance(error, errors.KafkaError) else "~"
+
+
+serve(Client(), code)
