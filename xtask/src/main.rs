@@ -28,6 +28,7 @@ Commands:
                  `cargo nextest run`: `cargo xtask test -p afflux-log torn`
   lint           Formatting, clippy, tidy, licences, unused dependencies, spelling, docs
   tidy           The rules of ARCHITECTURE.md alone: layers, seam, sizes, names
+  kafka          Put Apache Kafka into the cache, for comparisons, and print its class path
   fix            Mend what a tool can mend: formatting, clippy's suggestions, spelling
 
 Environment:
@@ -51,6 +52,10 @@ fn run() -> Result<()> {
         Some(("tidy", [])) => tidy::run(&root),
         Some(("lint", [])) => lint::run(&root),
         Some(("fix", [])) => lint::fix(&root),
+        Some(("kafka", [])) => {
+            println!("{}", tools::jars(&tools::Cache::open()?, &tools::KAFKA)?);
+            Ok(())
+        }
         Some(("test", rest)) => test::run(&root, rest),
         None | Some(("help" | "--help" | "-h", _)) => {
             print!("{USAGE}");

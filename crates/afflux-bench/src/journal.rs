@@ -13,7 +13,6 @@
 use std::{
     collections::VecDeque,
     fs,
-    os::unix::fs::FileExt,
     path::Path,
     time::{Duration, Instant},
 };
@@ -22,11 +21,12 @@ use afflux_env::real;
 use afflux_log::{EmbeddedLog, Entry, Group, LogOptions, TopicSpec};
 use afflux_record::{Compression, batch::Builder, frame};
 use afflux_types::{Timestamp, TopicName, TopicPartition};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use bytes::Bytes;
 
 use crate::{
     Settings,
+    raw::Raw,
     report::{Reference, Report},
     sample,
 };
@@ -38,8 +38,6 @@ const SIZES: [(usize, &str); 4] =
 const PARTITIONS: [usize; 4] = [1, 16, 100, 1000];
 /// The smallest batch that a group is cut into.
 const BATCH_BYTES_MIN: usize = 1 << 10;
-/// The raw loop's file.
-const RAW_BYTES: u64 = 256 << 20;
 /// How long the keeper may take to give files back.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -56,7 +54,7 @@ pub(crate) fn run(settings: &Settings, report: &mut Report) -> Result<()> {
             let (ours, theirs) = sample::interleaved(
                 settings.rounds(),
                 || journal.round(&group, partitions, in_flight, length),
-                || raw.round(bytes, length),
+                || raw.round(bytes, length, true),
             )?;
             let case = format!("{size} x {partitions} partitions{how}");
             let reference = Reference { name: "raw loop".to_owned(), value: theirs };
@@ -77,41 +75,6 @@ pub(crate) fn batches(group_bytes: usize, partitions: usize) -> Vec<Bytes> {
     };
     let overhead = frame::ENTRY_PREFIX_BYTES + value_of(room).len() - room;
     vec![value_of(room - overhead); count]
-}
-
-/// The raw loop.
-struct Raw {
-    file: fs::File,
-    at: u64,
-}
-
-impl Raw {
-    fn new(path: &Path) -> Result<Self> {
-        let file = fs::File::create_new(path).with_context(|| path.display().to_string())?;
-        let zeros = vec![0; 1 << 20];
-        for at in (0..RAW_BYTES).step_by(zeros.len()) {
-            file.write_all_at(&zeros, at)?;
-        }
-        file.sync_all()?;
-        Ok(Self { file, at: 0 })
-    }
-
-    /// Megabytes a second, for a time.
-    fn round(&mut self, bytes: usize, length: Duration) -> Result<f64> {
-        let group = vec![b'r'; bytes];
-        let start = Instant::now();
-        let mut done = 0;
-        while start.elapsed() < length {
-            if self.at + bytes as u64 > RAW_BYTES {
-                self.at = 0;
-            }
-            self.file.write_all_at(&group, self.at)?;
-            self.file.sync_data()?;
-            self.at += bytes as u64;
-            done += bytes;
-        }
-        Ok(done as f64 / 1e6 / start.elapsed().as_secs_f64())
-    }
 }
 
 /// A log and where its files are.

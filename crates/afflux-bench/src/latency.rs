@@ -10,10 +10,7 @@
 //! 4. Each percentile is taken in a round; the median of the rounds counts.
 
 use std::{
-    fs::File,
     io::{BufRead, BufReader, Read},
-    os::unix::fs::FileExt,
-    path::Path,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -31,6 +28,7 @@ use serde::Deserialize;
 use crate::{
     Settings,
     node::{self, Node},
+    raw::Raw,
     report::{Reference, Report},
     sample::{self, Durations},
 };
@@ -49,6 +47,8 @@ const PAYLOAD: &str = "0123456789abcdef0123456789abcdef0123456789abcdef012345678
 const ALLOWED_MILLIS: f64 = 20.0;
 /// What it allows on a slow disk.
 const ALLOWED_SYNCS: f64 = 4.0;
+/// What the raw loop writes at a time.
+const SYNC_BYTES: usize = 4096;
 /// A row that has not come by then will not.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -58,13 +58,13 @@ pub(crate) fn run(settings: &Settings, report: &mut Report) -> Result<()> {
     create_topic(&node)?;
     node.sql(SQL)?;
     let mut load = Load::new(&node)?;
-    let mut disk = RawSync::new(&settings.dir.join("raw"))?;
+    let mut disk = Raw::new(&settings.dir.join("raw"))?;
 
     // Connections, caches and the journal's first files.
     load.round(2 * RATE)?;
     let mut rounds = [const { Vec::new() }; 5];
     for _ in 0..settings.rounds() {
-        let mut sync = disk.round(Duration::from_secs(seconds) / 4)?;
+        let mut sync = disk.syncs(SYNC_BYTES, Duration::from_secs(seconds) / 4)?;
         let mut shown = load.round(seconds as u32 * RATE)?;
         rounds[0].push(shown.latencies.percentile_millis(50.0));
         rounds[1].push(shown.latencies.percentile_millis(99.0));
@@ -220,41 +220,6 @@ fn ids(data: &str) -> Result<Vec<u64>> {
             Ok(change.row.id)
         })
         .collect()
-}
-
-/// A loop of small synced writes over a zeroed file, as the journal's are.
-struct RawSync {
-    file: File,
-    at: u64,
-}
-
-impl RawSync {
-    const BLOCK: usize = 4096;
-    const BLOCKS: u64 = 4096;
-
-    fn new(path: &Path) -> Result<Self> {
-        let file = File::create_new(path).context("make a file to sync")?;
-        let zeros = vec![0; Self::BLOCK];
-        for block in 0..Self::BLOCKS {
-            file.write_all_at(&zeros, block * Self::BLOCK as u64)?;
-        }
-        file.sync_all()?;
-        Ok(Self { file, at: 0 })
-    }
-
-    fn round(&mut self, length: Duration) -> Result<Durations> {
-        let block = [0x5a; Self::BLOCK];
-        let mut durations = Durations::default();
-        let started = Instant::now();
-        while started.elapsed() < length {
-            let before = Instant::now();
-            self.file.write_all_at(&block, self.at % Self::BLOCKS * Self::BLOCK as u64)?;
-            self.file.sync_data()?;
-            durations.push(before.elapsed());
-            self.at += 1;
-        }
-        Ok(durations)
-    }
 }
 
 #[cfg(test)]

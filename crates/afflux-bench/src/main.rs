@@ -14,17 +14,20 @@
 
 #![expect(clippy::disallowed_methods, reason = "real time is what is measured")]
 
+mod broker;
 mod demo;
 mod journal;
 mod latency;
 mod node;
 mod operators;
 mod placement;
+mod raw;
 mod report;
 mod sample;
 mod start;
+mod usage;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -41,6 +44,11 @@ struct Benchmark {
 }
 
 const BENCHMARKS: &[Benchmark] = &[
+    Benchmark {
+        name: "broker",
+        about: "our broker beside Apache Kafka: throughput, latency, CPU; goes on with --results",
+        run: broker::run,
+    },
     Benchmark {
         name: "demo",
         about: "records a second of the flights demo at full speed, both views kept",
@@ -84,6 +92,12 @@ struct Arguments {
     /// Where files are written [default: a temporary directory beside the program]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Keep what `broker` measures in a file, and do not measure again what it holds
+    #[arg(long, value_name = "FILE")]
+    results: Option<PathBuf>,
+    /// Begin nothing new after so long; the same command goes on there
+    #[arg(long, value_name = "MINUTES", requires = "results")]
+    minutes: Option<u64>,
 }
 
 /// What a benchmark is told.
@@ -93,6 +107,10 @@ struct Settings {
     quick: bool,
     /// An empty directory on the disk to be measured; removed at the end.
     dir: PathBuf,
+    /// What was measured before, and what is measured now.
+    results: Option<PathBuf>,
+    /// After which nothing new is begun.
+    length_max: Option<Duration>,
 }
 
 impl Settings {
@@ -116,6 +134,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let Some(benchmark) = BENCHMARKS.iter().find(|one| one.name == arguments.name) else {
         bail!("there is no benchmark `{}`\n\n{}", arguments.name, list());
     };
+    if arguments.results.is_some() && benchmark.name != "broker" {
+        bail!("`{}` is short: --results is for `broker`", benchmark.name);
+    }
     if cfg!(debug_assertions) {
         eprintln!("warning: built without --release, so these figures say nothing");
     }
@@ -127,7 +148,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         .prefix("afflux-bench-")
         .tempdir_in(&beside)
         .with_context(|| format!("make a directory in {}", beside.display()))?;
-    let settings = Settings { quick: arguments.quick, dir: dir.path().to_path_buf() };
+    let settings = Settings {
+        quick: arguments.quick,
+        dir: dir.path().to_path_buf(),
+        results: arguments.results.clone(),
+        length_max: arguments.minutes.map(Duration::from_mins),
+    };
     let mut report = Report::new(benchmark.name, arguments.json);
     (benchmark.run)(&settings, &mut report)
 }

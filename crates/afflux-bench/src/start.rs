@@ -12,7 +12,7 @@ use crate::{
     Settings,
     node::{self, Node},
     report::Report,
-    sample,
+    sample, usage,
 };
 
 /// Long enough for what happens after the ready file to be over.
@@ -44,7 +44,7 @@ pub(crate) fn run(settings: &Settings, report: &mut Report) -> Result<()> {
 fn start(program: &Path, data_dir: &Path, rest: Duration) -> Result<(f64, f64)> {
     let node = Node::start(program, data_dir)?;
     std::thread::sleep(rest);
-    let resident = node.resident_bytes()? as f64;
+    let resident = usage::resident_bytes(node.pid())? as f64;
     let ready_millis = node.ready_after.as_secs_f64() * 1000.0;
     node.stop()?;
     Ok((ready_millis, resident))

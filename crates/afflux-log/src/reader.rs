@@ -35,6 +35,11 @@ const SPAN_BYTES_MAX: u64 = 1 << 20;
 /// others stays in memory for the readers of other partitions, who come the same way.
 const SPARSE_MAX: u64 = 64;
 
+/// Who reads this much of a partition at once comes back for what follows,
+const AHEAD_FROM_BYTES: u64 = 256 << 10;
+/// so at most this much of it is read while the answer is sent.
+const AHEAD_BYTES_MAX: u64 = 4 << 20;
+
 /// Bytes of a batch, or where they are.
 #[derive(Debug, Clone)]
 enum Source {
@@ -132,7 +137,7 @@ pub(crate) fn fetch(
     Ok(batches)
 }
 
-/// Tells the system what will be read, unless it is read with one call anyway.
+/// Tells the system what will be read: now, unless that is done with one call anyway, and next.
 fn announce(wanted: &[Wanted]) {
     let on_disk = wanted.iter().filter_map(|wanted| match &wanted.sources[..] {
         [Source::Disk(file, at, bytes)] => Some((file, *at, u64::from(*bytes))),
@@ -149,11 +154,13 @@ fn announce(wanted: &[Wanted]) {
             None => Some((file, at, at + bytes, bytes)),
         };
     }
-    if let Some((file, from, to, bytes)) = stretch
-        && to - from > bytes
-        && to - from <= bytes * SPARSE_MAX
-    {
-        file.will_read(from, to - from);
+    if let Some((file, from, to, bytes)) = stretch {
+        let length = to - from;
+        let goes_on = bytes >= AHEAD_FROM_BYTES;
+        let ahead = if goes_on { length.min(AHEAD_BYTES_MAX) } else { 0 };
+        if (goes_on || length > bytes) && length <= bytes * SPARSE_MAX {
+            file.will_read(from, length + ahead);
+        }
     }
 }
 

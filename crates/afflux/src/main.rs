@@ -24,6 +24,7 @@ mod http;
 mod interrupt;
 mod journal;
 mod kafka;
+mod memory;
 mod produce;
 mod sql;
 mod terminal;
