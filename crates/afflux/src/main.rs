@@ -24,7 +24,6 @@ mod http;
 mod interrupt;
 mod journal;
 mod kafka;
-mod memory;
 mod produce;
 mod sql;
 mod terminal;

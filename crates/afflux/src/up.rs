@@ -10,7 +10,6 @@ use crate::{
     args::UpArgs,
     failure::{self, Failure, Status},
     interrupt::Signals,
-    memory,
 };
 
 /// For tests alone: `SEED:CRASHES:LEDGER` makes the node end its own process in the middle of a commit.
@@ -42,7 +41,6 @@ pub(crate) fn run(args: &UpArgs) -> Result<(), Failure> {
         ready_file: args.ready_file.clone(),
         crash,
     };
-    memory::keep();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
