@@ -57,7 +57,7 @@ pub(crate) const LINT_TOOLS: &[PythonTool] = &[
     PythonTool { package: "typos", version: "1.52.0", program: "typos" },
 ];
 
-/// The last two have the codecs of those that are written in Python.
+/// The last four have the codecs of those that are written in Python.
 const PYTHON_CLIENTS: &[&str] = &[
     "confluent-kafka==2.16.1",
     "kafka-python==3.0.12",

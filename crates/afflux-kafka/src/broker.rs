@@ -34,8 +34,10 @@ pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// The topic of what transactional ids are up to, by Kafka's name.
 pub(crate) const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 
-/// What tells clients which transactions they may use, by Kafka's name.
-const TRANSACTION_FEATURE: StrBytes = StrBytes::from_static_str("transaction.version");
+/// What clients and tools are told beside the requests, by Kafka's names (KIP-584): which group
+/// protocols and which transactions there are.
+const FEATURES: [(&str, i16); 2] = [("group.version", 1), ("transaction.version", EPOCH_BUMP)];
+
 /// Why one of several things that a request asks for is not done.
 pub(crate) type Refusal = (ResponseError, String);
 
@@ -208,23 +210,25 @@ fn api_versions(version: i16, error: Option<ResponseError>) -> ApiVersionsRespon
                 .with_min_version(api.version_min)
                 .with_max_version(api.version_max)
         });
+    let supported = FEATURES.map(|(name, level)| {
+        SupportedFeatureKey::default()
+            .with_name(StrBytes::from_static_str(name))
+            // Older clients can not read a 0 here.
+            .with_min_version(i16::from(version < 4))
+            .with_max_version(level)
+    });
+    let finalized = FEATURES.map(|(name, level)| {
+        FinalizedFeatureKey::default()
+            .with_name(StrBytes::from_static_str(name))
+            .with_min_version_level(level)
+            .with_max_version_level(level)
+    });
     ApiVersionsResponse::default()
         .with_error_code(error.map_or(0, |error| error.code()))
         .with_api_keys(served.collect())
-        .with_supported_features(vec![
-            SupportedFeatureKey::default()
-                .with_name(TRANSACTION_FEATURE)
-                // Older clients can not read a 0 here.
-                .with_min_version(i16::from(version < 4))
-                .with_max_version(EPOCH_BUMP),
-        ])
+        .with_supported_features(supported.to_vec())
         .with_finalized_features_epoch(0)
-        .with_finalized_features(vec![
-            FinalizedFeatureKey::default()
-                .with_name(TRANSACTION_FEATURE)
-                .with_min_version_level(EPOCH_BUMP)
-                .with_max_version_level(EPOCH_BUMP),
-        ])
+        .with_finalized_features(finalized.to_vec())
 }
 
 impl Broker {

@@ -44,8 +44,9 @@ async fn every_version_is_answered() {
     let sim = Sim::new(1);
     let node = Node::start(&sim, EmbeddedLog::open, Options::default()).await;
     let versions = call(&node, 4, &ApiVersionsRequest::default()).await;
-    let feature = &versions.finalized_features[0];
-    assert_eq!((&*feature.name, feature.max_version_level), ("transaction.version", 2));
+    let features = versions.finalized_features.iter();
+    let features: Vec<_> = features.map(|one| (&*one.name, one.max_version_level)).collect();
+    assert_eq!(features, [("group.version", 1), ("transaction.version", 2)]);
 
     let find = |version| {
         let request = FindCoordinatorRequest::default().with_key_type(1);
