@@ -304,10 +304,14 @@ impl Shared {
         let appended = state.groups_end;
         let has_work = state.has_work();
         let wants_file = state.next.is_none();
+        let large = state.last_large();
         drop(state);
         self.show_appended(appended);
         if has_work {
             self.work.notify_one();
+        }
+        if let Some(large) = large {
+            large.crc();
         }
         if wants_file {
             self.chores.notify_one();

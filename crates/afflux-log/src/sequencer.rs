@@ -43,7 +43,7 @@ use crate::{
     group::{Body, Prepared},
     hot::HotTail,
     index::{IndexEntry, Stream, WHOLE},
-    journal::{FIRST_PAGE, Frame, JournalFile, WriteBatch, encode_producers},
+    journal::{FIRST_PAGE, Frame, JournalFile, Payload, WriteBatch, encode_producers},
     options::LogOptions,
     producers::{Verdict, is_numbered, is_tracked},
 };
@@ -504,9 +504,16 @@ impl Sequencer {
         self.sequence += 1;
         self.in_flight_bytes += payload.len();
         self.hot.push(position + FRAME_HEADER_BYTES as u64, payload.clone());
+        let payload = Payload::new(payload);
         let frame = Frame { position, sequence: self.sequence, kind, payload };
         self.tail = frame.end();
         self.queue.push_back(Queued { frame, file: self.file.clone(), ends, ticket });
+    }
+
+    /// What was queued last, if its checksum is worth taking beside the writer.
+    pub(crate) fn last_large(&self) -> Option<Payload> {
+        let last = self.queue.back().map(|queued| queued.frame.payload.clone());
+        last.filter(Payload::is_large)
     }
 
     /// Hands waiting frames to the writer: of one file, at most the configured bytes.
@@ -521,12 +528,7 @@ impl Sequencer {
         {
             let Some(queued) = self.queue.pop_front() else { break };
             bytes += queued.frame.payload.len();
-            frames.push(Frame {
-                position: queued.frame.position,
-                sequence: queued.frame.sequence,
-                kind: queued.frame.kind,
-                payload: queued.frame.payload.clone(),
-            });
+            frames.push(queued.frame.clone());
             self.writing.push(queued);
         }
         Some(WriteBatch { file, frames, incarnation: self.incarnation, durable: self.durable })

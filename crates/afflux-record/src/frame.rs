@@ -130,6 +130,17 @@ impl FrameHeader {
     /// The header's bytes, its checksum taken over the payload too. `self.length` must be the
     /// payload's.
     pub fn encode(&self, payload: &[u8]) -> [u8; FRAME_HEADER_BYTES] {
+        self.sealed(|header| crc32c::crc32c_append(header, payload))
+    }
+
+    /// The same, where the checksum of the payload alone is known. Costs a few microseconds,
+    /// whatever the payload's length.
+    pub fn encode_over(&self, payload_crc: u32) -> [u8; FRAME_HEADER_BYTES] {
+        let length = self.length as usize;
+        self.sealed(|header| crc32c::crc32c_combine(header, payload_crc, length))
+    }
+
+    fn sealed(&self, over: impl FnOnce(u32) -> u32) -> [u8; FRAME_HEADER_BYTES] {
         let mut bytes = [0; FRAME_HEADER_BYTES];
         let mut at = &mut bytes[..];
         at.put_u32_le(MAGIC);
@@ -140,7 +151,7 @@ impl FrameHeader {
         at.put_u32_le(self.incarnation.0);
         at.put_u32_le(self.length);
         at.put_u8(self.kind.code());
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[CRC_FROM..]), payload);
+        let crc = over(crc32c::crc32c(&bytes[CRC_FROM..]));
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
         bytes
     }

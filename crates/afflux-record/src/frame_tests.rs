@@ -37,6 +37,7 @@ proptest! {
     ) {
         let written = header(Kind::Group, payload.len());
         let mut bytes = written.encode(&payload).to_vec();
+        prop_assert_eq!(written.encode_over(crc32c(&payload)).to_vec(), bytes.clone());
         bytes.extend_from_slice(&payload);
         let read = |bytes: &[u8]| {
             let header = FrameHeader::parse(bytes, JournalPosition(4096))?;

@@ -43,7 +43,7 @@ pub(crate) use frames::{Last, Reader, explain, proof};
 pub(crate) use index_file::{IndexFile, RunMeta, Section, encode_producers, path_of as index_path};
 pub(crate) use recovery::{Recovered, is_usable, recover};
 pub(crate) use sealing::{Sealing, gather, install};
-pub(crate) use writer::{Frame, WriteBatch};
+pub(crate) use writer::{Frame, Payload, WriteBatch};
 
 /// Whether a path is an index that was not finished, or whose journal file is gone, or a compacted
 /// file that is not in use.

@@ -4,9 +4,12 @@
 //! a page that is not in memory would first have to read it, and a file that was used before has
 //! old bytes there.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+};
 
-use afflux_record::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, frame_bytes};
+use afflux_record::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, crc32c, frame_bytes};
 use afflux_types::{Incarnation, JournalPosition};
 use bytes::Bytes;
 
@@ -15,8 +18,39 @@ use super::file::JournalFile;
 const PAGE: u64 = 4096;
 static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 
+/// From this size on it is worth it to take a payload's checksum ahead.
+const LARGE: usize = 64 << 10;
+
+/// What a frame says, and its checksum once somebody has taken it: who appends much takes it beside
+/// the writer, who would else do so between two syncs.
+#[derive(Debug, Clone)]
+pub(crate) struct Payload {
+    pub(crate) bytes: Bytes,
+    crc: Arc<OnceLock<u32>>,
+}
+
+impl Payload {
+    pub(crate) fn new(bytes: Bytes) -> Self {
+        Self { bytes, crc: Arc::default() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether the checksum is worth taking ahead.
+    pub(crate) fn is_large(&self) -> bool {
+        self.len() >= LARGE
+    }
+
+    /// The checksum. Whoever comes second waits for it.
+    pub(crate) fn crc(&self) -> u32 {
+        *self.crc.get_or_init(|| crc32c(&self.bytes))
+    }
+}
+
 /// A frame that has its position but is not yet written.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Frame {
     /// Where it goes.
     pub(crate) position: u64,
@@ -25,7 +59,7 @@ pub(crate) struct Frame {
     /// What it is for.
     pub(crate) kind: Kind,
     /// What it says.
-    pub(crate) payload: Bytes,
+    pub(crate) payload: Payload,
 }
 
 impl Frame {
@@ -60,21 +94,25 @@ impl WriteBatch {
             .frames
             .iter()
             .map(|frame| {
-                FrameHeader {
+                let header = FrameHeader {
                     position: JournalPosition(frame.position),
                     sequence: frame.sequence,
                     durable: JournalPosition(self.durable),
                     incarnation: self.incarnation,
                     length: frame.payload.len() as u32,
                     kind: frame.kind,
+                };
+                if frame.payload.is_large() {
+                    header.encode_over(frame.payload.crc())
+                } else {
+                    header.encode(&frame.payload.bytes)
                 }
-                .encode(&frame.payload)
             })
             .collect();
         let mut bufs: Vec<&[u8]> = Vec::with_capacity(self.frames.len() * 3 + 1);
         for (frame, header) in self.frames.iter().zip(&headers) {
             bufs.push(header);
-            bufs.push(&frame.payload);
+            bufs.push(&frame.payload.bytes);
             let padding =
                 frame.end() - frame.position - (FRAME_HEADER_BYTES + frame.payload.len()) as u64;
             bufs.push(&ZEROS[..padding as usize]);
