@@ -3,10 +3,11 @@
 //! - [`Producer`]: idempotent, numbers its records, keeps a few under way.
 //! - [`Transactions`]: writes one record to each partition of a topic in one transaction; every
 //!   fourth is aborted.
-//! - [`Consumer`]: reads the transactions' topic in a group, `read_committed`, and commits.
+//! - [`Consumer`]: reads the transactions' topic in a group, `read_committed`, and commits. It ends
+//!   when it has seen the last record of each partition, which [`Consumer::end`] writes.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -32,6 +33,8 @@ use super::TEXT;
 pub(crate) const PLAIN: &str = "plain";
 /// The topic of the transactions.
 pub(crate) const PAIRS: &str = "pairs";
+/// The last record of each partition of the transactions' topic.
+pub(crate) const LAST: &str = "the last one";
 /// Partitions of each.
 pub(crate) const PARTITIONS: i32 = 3;
 /// Records that a producer has under way at most.
@@ -286,15 +289,13 @@ pub(crate) struct Consumed {
 
 /// A consumer in a group at work.
 pub(crate) struct Consumer {
-    stop: Arc<AtomicBool>,
     thread: JoinHandle<Consumed>,
 }
 
 impl Consumer {
     /// Starts it.
     pub(crate) fn start(address: &str, progress: &Arc<Progress>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, progress) = (stop.clone(), progress.clone());
+        let progress = progress.clone();
         let consumer: BaseConsumer = config(address)
             .set("group.id", format!("{TEXT}-group"))
             .set("auto.offset.reset", "earliest")
@@ -308,17 +309,22 @@ impl Consumer {
             let mut consumed =
                 Consumed { seen: Vec::new(), committed: HashMap::new(), stands: HashMap::new() };
             let mut next: HashMap<i32, i64> = HashMap::new();
+            let mut ended = HashSet::new();
             loop {
                 match consumer.poll(POLL) {
                     Some(Ok(message)) => {
                         let placed = Placed::of(&message);
                         next.insert(placed.partition, placed.offset + 1);
-                        consumed.seen.push(placed);
+                        if placed.value == LAST {
+                            ended.insert(placed.partition);
+                        } else {
+                            consumed.seen.push(placed);
+                        }
                     }
                     // The client itself tries again.
                     Some(Err(_)) => {}
                     None if next.is_empty() => {
-                        if stopped.load(Ordering::SeqCst) {
+                        if ended.len() == PARTITIONS as usize {
                             return consumed;
                         }
                     }
@@ -339,12 +345,17 @@ impl Consumer {
                 }
             }
         });
-        Self { stop, thread }
+        Self { thread }
     }
 
     /// Lets it read to the end; then the node is asked where the group stands.
     pub(crate) fn end(self, address: &str) -> Consumed {
-        self.stop.store(true, Ordering::SeqCst);
+        let producer: BaseProducer = config(address).create().expect("a client");
+        for partition in 0..PARTITIONS {
+            let last = BaseRecord::<(), str, ()>::to(PAIRS).partition(partition).payload(LAST);
+            producer.send(last).map_err(|(error, _)| error).expect("room");
+        }
+        producer.flush(PATIENCE).expect("they are written");
         let mut consumed = self.thread.join().expect("it went well");
         let asking: BaseConsumer =
             config(address).set("group.id", format!("{TEXT}-group")).create().expect("a client");
