@@ -310,13 +310,13 @@ impl Shared {
         if has_work {
             self.work.notify_one();
         }
-        if let Some(large) = large {
-            large.crc();
-        }
         if wants_file {
             self.chores.notify_one();
         }
         resolve(outcomes);
+        if let Some(large) = large {
+            large.crc();
+        }
     }
 
     fn show_appended(&self, end: u64) {

@@ -65,6 +65,24 @@ impl IndexEntry {
     }
 }
 
+/// Neighbouring batches of a partition, as retention and compaction weigh them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    /// The offset behind it.
+    pub(crate) end: i64,
+    /// 0 if size does not matter.
+    pub(crate) bytes: u64,
+    /// Its latest timestamp; negative if there is none.
+    pub(crate) max_timestamp: i64,
+}
+
+impl From<&IndexEntry> for Stretch {
+    fn from(entry: &IndexEntry) -> Self {
+        let bytes = u64::from(entry.bytes);
+        Self { end: entry.next(), bytes, max_timestamp: entry.max_timestamp }
+    }
+}
+
 /// The pieces of a staged batch.
 pub(crate) type Pieces = Arc<[Piece]>;
 

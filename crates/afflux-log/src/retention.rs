@@ -22,7 +22,7 @@ use hashbrown::HashMap;
 use crate::{
     embedded::Shared,
     error::ReadError,
-    index::{IndexEntry, Run},
+    index::{Run, Stretch},
     meta::Topic,
     settings::Rules,
 };
@@ -47,24 +47,6 @@ impl Retention {
     /// Its first round begins then, on the monotonic clock.
     pub(crate) fn begin_at(due: Duration) -> Self {
         Self { due, ..Self::default() }
-    }
-}
-
-/// Neighbouring batches of a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stretch {
-    /// The offset behind it.
-    end: i64,
-    /// 0 if size does not matter.
-    bytes: u64,
-    /// Its latest timestamp; negative if there is none.
-    max_timestamp: i64,
-}
-
-impl From<&IndexEntry> for Stretch {
-    fn from(entry: &IndexEntry) -> Self {
-        let bytes = u64::from(entry.bytes);
-        Self { end: entry.next(), bytes, max_timestamp: entry.max_timestamp }
     }
 }
 

@@ -18,7 +18,7 @@
 //!
 //! Not here: what values say (with the groups they are of), and where records go.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes};
 use uuid::Uuid;
@@ -104,6 +104,16 @@ impl Key {
             _ => Self::Expression(group, from.text()?),
         }))
     }
+}
+
+/// A time in milliseconds, as long as fits.
+pub(super) fn put_millis(out: &mut Vec<u8>, duration: Duration) {
+    out.put_i32(i32::try_from(duration.as_millis()).unwrap_or(i32::MAX));
+}
+
+/// The time that so many milliseconds are, in a record or in a request; none if they are negative.
+pub(crate) fn duration(millis: i32) -> Duration {
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
 /// A string with a 16-bit length. All that come here came in strings of at most that length.

@@ -11,13 +11,13 @@ use kafka_protocol::{
     },
 };
 
-use super::{Groups, fresh_member, millis, shared};
+use super::{Groups, fresh_member, shared};
 use crate::{
     broker::{Broker, Context, text},
     group::{
         Answer, Parts, Reply, Topics as _,
         consumer::{Heartbeat, Member},
-        records::by_topic,
+        records::{by_topic, duration},
     },
     groups::topics::LogTopics,
 };
@@ -51,7 +51,7 @@ impl Groups {
             instance: request.instance_id.as_ref().map(shared),
             rack: request.rack_id.as_ref().map(shared),
             rebalance: (request.rebalance_timeout_ms >= 0)
-                .then(|| millis(request.rebalance_timeout_ms)),
+                .then(|| duration(request.rebalance_timeout_ms)),
             topics: names.map(|names| names.iter().map(|name| shared(name)).collect()),
             expression: request.subscribed_topic_regex.as_ref().map(shared),
             assignor: request.server_assignor.as_ref().map(shared),

@@ -53,7 +53,7 @@ use crate::{
     code,
     group::{
         Answer, Coordinator, GroupId, Join, Joined, Reply, Settings, Standing, Sync, Synced, Token,
-        offsets::Offsets,
+        offsets::Offsets, records::duration,
     },
 };
 
@@ -194,7 +194,7 @@ impl Groups {
         context: &Context,
         request: JoinGroupRequest,
     ) -> JoinGroupResponse {
-        let session = millis(request.session_timeout_ms);
+        let session = duration(request.session_timeout_ms);
         let host = format!("/{}", context.peer.ip());
         let join = Join {
             group: shared(&request.group_id),
@@ -208,7 +208,7 @@ impl Groups {
             session,
             // Version 0 has but one time-out.
             rebalance: if context.version >= 1 {
-                millis(request.rebalance_timeout_ms)
+                duration(request.rebalance_timeout_ms)
             } else {
                 session
             },
@@ -444,10 +444,6 @@ fn fresh_member(broker: &Broker, client: &str) -> Arc<str> {
     )
     .into_uuid();
     format!("{client}-{id}").into()
-}
-
-fn millis(millis: i32) -> Duration {
-    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
 /// A string that outlives the request without keeping its bytes.

@@ -15,7 +15,8 @@ let kafka, admin;
 let members = {};
 let producers = {};
 
-const moment = (time) => new Promise((done) => setTimeout(done, time));
+// How long a poll waits for records, in milliseconds.
+const MOMENT = 50;
 const text = (bytes) => (bytes === null ? "~" : bytes.toString());
 
 function parse(line) {
@@ -41,7 +42,7 @@ function show({ partition, message }) {
 
 async function consume(groupId, topic, settings) {
   const consumer = kafka.consumer({ groupId, heartbeatInterval: 200, maxWaitTimeInMs: 100, ...settings });
-  const member = { consumer, groupId, topic, records: [], partitions: 0 };
+  const member = { consumer, groupId, topic, records: [], partitions: 0, came: () => {} };
   consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
     member.partitions = (payload.memberAssignment[topic] ?? []).length;
   });
@@ -50,9 +51,22 @@ async function consume(groupId, topic, settings) {
   await consumer.subscribe({ topic, fromBeginning: true });
   await consumer.run({
     autoCommit: false,
-    eachMessage: async (record) => void member.records.push(record),
+    eachMessage: async (record) => {
+      member.records.push(record);
+      member.came();
+    },
   });
   return member;
+}
+
+// Waits for the next record, or until a time in milliseconds is over, if there is one.
+async function next(member, time) {
+  let timer;
+  await new Promise((done) => {
+    member.came = done;
+    if (time) timer = setTimeout(done, time);
+  });
+  clearTimeout(timer);
 }
 
 const COMMANDS = {
@@ -101,7 +115,7 @@ const COMMANDS = {
     const readUncommitted = isolation === "read_uncommitted";
     const member = await consume(`reader-${topic}`, topic, { readUncommitted });
     member.consumer.seek({ topic, partition: 0, offset });
-    while (member.records.length < Number(count)) await moment(10);
+    while (member.records.length < Number(count)) await next(member);
     await member.consumer.disconnect();
     return member.records.map(show);
   },
@@ -110,7 +124,7 @@ const COMMANDS = {
   },
   async poll(name) {
     const member = members[name];
-    if (member.records.length === 0) await moment(20);
+    if (member.records.length === 0) await next(member, MOMENT);
     return [member.partitions, ...member.records.splice(0).map(show)];
   },
   async commit(name, topic, ...offsets) {

@@ -19,7 +19,7 @@ use hashbrown::{HashMap, HashSet};
 use crate::{
     embedded::Shared,
     error::ReadError,
-    index::{IndexEntry, Run},
+    index::{Run, Stretch},
     journal::{COMPACTED, RunMeta},
     meta::{META_STREAM, Topic},
     settings::Compaction as Rules,
@@ -34,21 +34,6 @@ struct Dirty {
     /// Behind the last offset of it.
     upper: i64,
     bytes: u64,
-}
-
-/// Neighbouring batches that were not compacted yet.
-#[derive(Debug, Clone, Copy)]
-struct Stretch {
-    end: i64,
-    bytes: u64,
-    max_timestamp: i64,
-}
-
-impl From<&IndexEntry> for Stretch {
-    fn from(entry: &IndexEntry) -> Self {
-        let bytes = u64::from(entry.bytes);
-        Self { end: entry.next(), bytes, max_timestamp: entry.max_timestamp }
-    }
 }
 
 fn is_older(time: i64, than: std::time::Duration, now: Timestamp) -> bool {

@@ -253,8 +253,9 @@ impl Transactions {
                     let record = BaseRecord::<(), str, ()>::to(PAIRS).partition(partition);
                     producer.send(record.payload(&value)).is_ok()
                 });
-                // Else an abort could overtake the request that begins the transaction, and end one
-                // of which the node knows nothing: refused, as by Kafka.
+                // An abort at once would be sent though a kill has lost the request that begins the
+                // transaction, as librdkafka can not know that; Kafka, too, refuses to end what was
+                // not begun (`ends_are_answered_as_kafka_does`).
                 let _ = producer.flush(PATIENCE);
                 let commits = number % 4 != 3;
                 if sent && commits && insist(|| producer.commit_transaction(PATIENCE)) {

@@ -103,7 +103,6 @@ fn end_life(node: &Child, progress: &Progress, random: &mut Random) -> &'static 
 }
 
 #[test]
-#[ignore = "by hand, with `--run-ignored only`, until it is known never to fail without a fault"]
 fn two_hundred_kills_break_no_promise() {
     let dir = tempfile::tempdir().expect("a directory");
     let ledger = dir.path().join("ledger");

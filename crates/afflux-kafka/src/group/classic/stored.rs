@@ -15,7 +15,9 @@ use afflux_types::Timestamp;
 use bytes::BufMut;
 
 use super::{Group, Member, State};
-use crate::group::records::{MalformedRecord, Reader, put_bytes, put_maybe_text, put_text};
+use crate::group::records::{
+    MalformedRecord, Reader, duration, put_bytes, put_maybe_text, put_millis, put_text,
+};
 
 const VERSION: i16 = 3;
 /// The last version whose fields have fixed lengths.
@@ -60,8 +62,8 @@ impl Group {
             put_maybe_text(&mut out, member.instance.as_deref());
             put_text(&mut out, &member.client);
             put_text(&mut out, &member.host);
-            out.put_i32(millis(member.rebalance));
-            out.put_i32(millis(member.session));
+            put_millis(&mut out, member.rebalance);
+            put_millis(&mut out, member.session);
             put_bytes(&mut out, &member.metadata(protocol));
             put_bytes(&mut out, &member.assignment);
         }
@@ -99,14 +101,6 @@ impl Group {
         group.stored = Some(value.to_vec());
         Ok(group)
     }
-}
-
-fn millis(duration: Duration) -> i32 {
-    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
-}
-
-fn duration(millis: i32) -> Duration {
-    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ use super::{Classic, Group, Member, Progress, Resolved};
 use crate::group::{
     GroupId, Settings,
     records::{
-        Key, MalformedRecord, Reader, put_compact, put_count, put_maybe_compact, put_parts,
-        put_tags,
+        Key, MalformedRecord, Reader, duration, put_compact, put_count, put_maybe_compact,
+        put_millis, put_parts, put_tags,
     },
 };
 
@@ -162,12 +162,12 @@ fn put_member(out: &mut Vec<u8>, member: &Member) {
     put_count(out, member.topics.len());
     member.topics.iter().for_each(|topic| put_compact(out, topic));
     put_maybe_compact(out, member.expression.as_deref());
-    out.put_i32(millis(member.rebalance));
+    put_millis(out, member.rebalance);
     put_maybe_compact(out, member.assignor.as_deref());
     let Some(classic) = &member.classic else { return put_tags(out, &[]) };
     // A structure that may be null says first that it is not.
     let mut told = vec![1];
-    told.put_i32(millis(classic.session));
+    put_millis(&mut told, classic.session);
     put_count(&mut told, classic.protocols.len());
     for (name, metadata) in &classic.protocols {
         put_compact(&mut told, name);
@@ -217,14 +217,6 @@ fn get_current(from: &mut Reader<'_>, member: &mut Member) -> Result<(), Malform
     member.assigned = from.parts()?;
     member.revoking = from.parts()?;
     Ok(())
-}
-
-fn millis(duration: Duration) -> i32 {
-    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
-}
-
-fn duration(millis: i32) -> Duration {
-    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ type member struct {
 	session    sarama.ConsumerGroupSession
 	partitions int
 	records    []string
+	came       chan struct{}
 	stop       context.CancelFunc
 	stopped    chan error
 }
@@ -179,6 +180,10 @@ func (member *member) ConsumeClaim(_ sarama.ConsumerGroupSession, claim sarama.C
 		member.Lock()
 		member.records = append(member.records, show(got))
 		member.Unlock()
+		select {
+		case member.came <- struct{}{}:
+		default:
+		}
 	}
 	return nil
 }
@@ -189,7 +194,9 @@ func join(a []string) ([]string, error) {
 		return nil, err
 	}
 	running, stop := context.WithCancel(context.Background())
-	joined := &member{ConsumerGroup: made, group: a[1], stop: stop, stopped: make(chan error, 1)}
+	joined := &member{
+		ConsumerGroup: made, group: a[1], came: make(chan struct{}, 1), stop: stop, stopped: make(chan error, 1),
+	}
 	members[a[0]] = joined
 	go func() {
 		var err error
@@ -202,8 +209,11 @@ func join(a []string) ([]string, error) {
 }
 
 func poll(a []string) ([]string, error) {
-	time.Sleep(lines.Moment)
 	member := members[a[0]]
+	select {
+	case <-member.came:
+	case <-time.After(lines.Moment):
+	}
 	member.Lock()
 	defer member.Unlock()
 	records := member.records
