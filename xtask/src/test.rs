@@ -34,7 +34,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let java_classpath = tools::jars(&cache, &tools::KAFKA)?;
     let java_3_classpath = tools::jars(&cache, &tools::KAFKA_3)?;
     let node_path = tools::node_clients(&cache)?;
-    let go_clients = tools::go_clients(root)?;
+    let go_clients = tools::go_clients(&cache, root)?;
 
     let mut tests = Command::new("cargo-nextest");
     tests.args(["nextest", "run", "--locked"]);

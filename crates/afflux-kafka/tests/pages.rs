@@ -28,8 +28,10 @@ fn kafka_compatibility_is_that_of_the_served_requests() {
 /// What has tests of its own.
 const BESIDE: &str = "
 
-Beside these the tests run rdkafka (Rust), the command line tools of Apache Kafka 4.3.1, and Kafka
-Streams 4.3.1 with `processing.guarantee=exactly_once_v2`.
+Beside these the tests run what Apache Kafka 4.3.1 comes with: its command line tools (topics,
+configs, groups, offsets, transactions, log directories, console producer and consumer, and those
+that measure producers and consumers), and Kafka Streams counting words with
+`processing.guarantee=exactly_once_v2`.
 ";
 
 /// What the page says of clients.

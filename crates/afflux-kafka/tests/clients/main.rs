@@ -13,6 +13,7 @@ mod apache;
 mod client;
 mod java;
 mod program;
+mod rust;
 mod scenarios;
 #[path = "../support/mod.rs"]
 mod support;
@@ -29,7 +30,7 @@ use std::{
 
 use afflux_kafka::Options;
 use apache::Apache;
-use program::Program;
+use program::{Commands, Program};
 use scenarios::{Broker, Stage};
 use support::Server;
 use tempfile::TempDir;
@@ -103,12 +104,11 @@ impl Broker for Afflux {
 
 /// Tries a client of the table with all that it has.
 fn check(name: &str, command: &mut Command) {
-    check_with(&mut Afflux::start(), name, command);
+    check_with(&mut Afflux::start(), name, Box::new(Program::start(command)));
 }
 
-fn check_with(broker: &mut dyn Broker, name: &str, command: &mut Command) {
+fn check_with(broker: &mut dyn Broker, name: &str, program: Box<dyn Commands>) {
     let client = table::CLIENTS.iter().find(|client| client.name.starts_with(name)).unwrap();
-    let program = Program::start(command);
     scenarios::run(client, Stage { program, broker, name: name.replace(' ', "-") });
 }
 
@@ -125,6 +125,11 @@ fn go(name: &str) -> Command {
 /// The Java client, compiled against the older one.
 fn java_client() -> java::Program {
     java::Program::compile("Client", java::KAFKA_3)
+}
+
+#[test]
+fn rdkafka() {
+    check_with(&mut Afflux::start(), "rdkafka", Box::new(rust::Client::new()));
 }
 
 #[test]
@@ -191,8 +196,9 @@ fn kafka_streams_counts_words_exactly_once() {
 #[test]
 fn apache_kafka_does_the_same() {
     let mut kafka = Apache::start();
-    check_with(&mut kafka, "franz-go", &mut go("franz"));
-    check_with(&mut kafka, "Java 4", &mut java_client().command(java::KAFKA));
+    let java = Program::start(&mut java_client().command(java::KAFKA));
+    check_with(&mut kafka, "franz-go", Box::new(Program::start(&mut go("franz"))));
+    check_with(&mut kafka, "Java 4", Box::new(java));
     tools::check(&kafka.bootstrap());
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Each line that it is sent is a command with its arguments, each line that it answers with is
 //! `ok` with fields, or `error` with Kafka's code (`~` if there is none) and a text; between them
-//! are tabs. A record is `partition|key|value|time|name=value,name=value`, where `~` is none. All
-//! programs know the same commands:
+//! are tabs. A record is `partition|key|value|time|name=value,name=value`, where `~` is none; nothing
+//! between the marks is an empty text. All programs know the same commands:
 //!
 //! | command | what |
 //! |---|---|
@@ -45,6 +45,17 @@ pub(crate) struct Program {
     errors: File,
 }
 
+/// What does as it is told.
+pub(crate) trait Commands {
+    /// Takes a command; the fields of its answer.
+    fn call(&mut self, fields: &[&str]) -> Result<Vec<String>, Failure>;
+
+    /// All that it said of its errors, beside answers.
+    fn errors(&mut self) -> String {
+        String::new()
+    }
+}
+
 /// A command that did not succeed.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -73,9 +84,10 @@ impl Program {
         });
         Self { child, commands, answers, errors }
     }
+}
 
-    /// Sends a command; the fields of its answer.
-    pub(crate) fn call(&mut self, fields: &[&str]) -> Result<Vec<String>, Failure> {
+impl Commands for Program {
+    fn call(&mut self, fields: &[&str]) -> Result<Vec<String>, Failure> {
         let sent = writeln!(self.commands, "{}", fields.join("\t"));
         let Some(line) = sent.ok().and_then(|()| self.answers.recv_timeout(PATIENCE).ok()) else {
             panic!("{fields:?} has no answer\n{}", self.errors());
@@ -91,8 +103,7 @@ impl Program {
         }
     }
 
-    /// All that it said of its errors.
-    pub(crate) fn errors(&mut self) -> String {
+    fn errors(&mut self) -> String {
         let mut text = Vec::new();
         self.errors.rewind().unwrap();
         self.errors.read_to_end(&mut text).unwrap();

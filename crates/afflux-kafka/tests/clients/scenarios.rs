@@ -24,7 +24,7 @@ use rdkafka::{
 
 use crate::{
     client::Client as Connection,
-    program::{Failure, Program},
+    program::{Commands, Failure},
     table,
 };
 
@@ -41,7 +41,7 @@ pub(crate) trait Broker {
 
 /// A client, and the broker that it is tried with.
 pub(crate) struct Stage<'a> {
-    pub(crate) program: Program,
+    pub(crate) program: Box<dyn Commands>,
     pub(crate) broker: &'a mut dyn Broker,
     /// Begins the names of all topics and groups.
     pub(crate) name: String,
@@ -87,7 +87,13 @@ impl Stage<'_> {
     fn play(&mut self, scenario: &str) {
         match scenario {
             "none" | "gzip" | "snappy" | "lz4" | "zstd" => self.codec(scenario),
-            "record" => self.record(),
+            "record" => self.kept(
+                scenario,
+                &["0|~|a|1600000000001|", "0|k|~|1600000000002|", "0|||1600000000003|"],
+            ),
+            "headers" => self.kept(scenario, &["0|k|a|1600000000001|h=1,h=2,empty="]),
+            "header-order" => self.kept(scenario, &["0|k|a|1600000000001|h=1,a=2,h=3"]),
+            "header-null" => self.kept(scenario, &["0|k|a|1600000000001|null=~"]),
             "idempotent" => self.idempotent(),
             "group" => self.group(scenario, "classic"),
             "consumer-protocol" => self.group(scenario, "consumer"),
@@ -218,10 +224,12 @@ impl Stage<'_> {
         usize::from(batch[22] & 7)
     }
 
-    fn record(&mut self) {
-        let records = ["0|~|a|1600000000001|h=1,h=2,e=", "0|k|~|1600000000002|"].map(str::to_owned);
-        let topic = self.written("record", 1, &records);
-        assert_eq!(self.ok(&["read", &topic, "0", "2", "read_uncommitted"]), records);
+    /// What is sent comes back as it was.
+    fn kept(&mut self, name: &str, records: &[&str]) {
+        let records: Vec<String> = records.iter().copied().map(str::to_owned).collect();
+        let topic = self.written(name, 1, &records);
+        let count = records.len().to_string();
+        assert_eq!(self.ok(&["read", &topic, "0", &count, "read_uncommitted"]), records);
     }
 
     fn idempotent(&mut self) {

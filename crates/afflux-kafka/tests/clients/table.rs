@@ -8,7 +8,10 @@ pub(crate) const SCENARIOS: &[(&str, &str)] = &[
     ("snappy", "with snappy"),
     ("lz4", "with lz4"),
     ("zstd", "with zstd"),
-    ("record", "headers, no key, no value, timestamps"),
+    ("record", "keys and values that are null or empty, timestamps"),
+    ("headers", "headers, some of one name, some empty"),
+    ("header-order", "headers of one name with another between them"),
+    ("header-null", "headers without a value"),
     ("idempotent", "an idempotent producer"),
     ("group", "two members of a group share, commit, and one leaves"),
     ("consumer-protocol", "the same, by the newer protocol (KIP-848)"),
@@ -43,16 +46,26 @@ impl Client {
 
 const CLASSIC_ALONE: (&[&str], &str) = (&["consumer-protocol"], "has the classic protocol alone");
 
+const HEADERS_HAVE_VALUES: (&[&str], &str) = (&["header-null"], "has no headers without a value");
+
 pub(crate) const CLIENTS: &[Client] = &[
+    Client {
+        name: "rdkafka (Rust) 0.39.0",
+        lacks: &[(&["configs"], "does not tell that a setting was refused")],
+    },
     Client { name: "confluent-kafka-python 2.16.1", lacks: &[] },
-    Client { name: "kafka-python 3.0.12", lacks: &[CLASSIC_ALONE] },
+    Client { name: "kafka-python 3.0.12", lacks: &[CLASSIC_ALONE, HEADERS_HAVE_VALUES] },
     Client {
         name: "aiokafka 0.14.0",
         lacks: &[CLASSIC_ALONE, (&["delete-group"], "cannot delete groups")],
     },
     Client {
         name: "KafkaJS 2.2.4",
-        lacks: &[CLASSIC_ALONE, (&["lz4", "zstd"], "has it by plugins that are not tried")],
+        lacks: &[
+            CLASSIC_ALONE,
+            HEADERS_HAVE_VALUES,
+            (&["header-order"], "has headers by their names, without an order"),
+        ],
     },
     Client { name: "Java 3.9.2", lacks: &[] },
     Client { name: "Java 4.3.1", lacks: &[] },
@@ -62,7 +75,7 @@ pub(crate) const CLIENTS: &[Client] = &[
         name: "kcat 1.7.1",
         lacks: &[
             (&["zstd"], "is built without it in Debian"),
-            (&["record", "times"], "sets no timestamps"),
+            (&["record", "headers", "header-order", "header-null", "times"], "sets no timestamps"),
             (
                 &["group", "consumer-protocol", "restart"],
                 "commits by itself alone; a test of its own tries that",

@@ -176,7 +176,8 @@ public final class Client {
                     parts[1].equals("~") ? null : parts[1], parts[2].equals("~") ? null : parts[2]);
             for (String pair : parts[4].isEmpty() ? new String[0] : parts[4].split(",")) {
                 String[] header = pair.split("=", -1);
-                record.headers().add(header[0], header[1].getBytes(StandardCharsets.UTF_8));
+                record.headers().add(header[0], header[1].equals("~") ? null
+                        : header[1].getBytes(StandardCharsets.UTF_8));
             }
             sent.add(producers.get(a[0]).send(record));
         }
@@ -208,7 +209,8 @@ public final class Client {
         for (ConsumerRecord<String, String> got : from.poll(MOMENT)) {
             List<String> headers = new ArrayList<>();
             got.headers().forEach(header -> headers.add(
-                    header.key() + "=" + new String(header.value(), StandardCharsets.UTF_8)));
+                    header.key() + "=" + (header.value() == null ? "~"
+                            : new String(header.value(), StandardCharsets.UTF_8))));
             records.add(String.join("|", "" + got.partition(), got.key() == null ? "~" : got.key(),
                     got.value() == null ? "~" : got.value(), "" + got.timestamp(),
                     String.join(",", headers)));

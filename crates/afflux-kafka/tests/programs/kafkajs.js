@@ -3,12 +3,27 @@
 const readline = require("node:readline");
 const { CompressionCodecs, CompressionTypes, ConfigResourceTypes, Kafka, logLevel } = require("kafkajs");
 
+const lz4 = require("lz4js");
+const { ZstdCodec } = require("zstd-codec");
+
+// What it leaves to others.
 CompressionCodecs[CompressionTypes.Snappy] = require("kafkajs-snappy");
+CompressionCodecs[CompressionTypes.LZ4] = () => ({
+  compress: async ({ buffer }) => Buffer.from(lz4.compress(buffer)),
+  decompress: async (buffer) => Buffer.from(lz4.decompress(buffer)),
+});
+const zstd = new Promise((done) => ZstdCodec.run((codec) => done(new codec.Simple())));
+CompressionCodecs[CompressionTypes.ZSTD] = () => ({
+  compress: async ({ buffer }) => Buffer.from((await zstd).compress(buffer)),
+  decompress: async (buffer) => Buffer.from((await zstd).decompress(buffer)),
+});
 
 const CODECS = {
   none: CompressionTypes.None,
   gzip: CompressionTypes.GZIP,
   snappy: CompressionTypes.Snappy,
+  lz4: CompressionTypes.LZ4,
+  zstd: CompressionTypes.ZSTD,
 };
 
 let kafka, admin;
@@ -18,23 +33,24 @@ let producers = {};
 // How long a poll waits for records, in milliseconds.
 const MOMENT = 50;
 const text = (bytes) => (bytes === null ? "~" : bytes.toString());
+const given = (text) => (text === "~" ? null : text);
 
 function parse(line) {
   const [partition, key, value, timestamp, headers] = line.split("|");
   const record = { partition: Number(partition), headers: {} };
-  record.key = key === "~" ? null : key;
-  record.value = value === "~" ? null : value;
+  record.key = given(key);
+  record.value = given(value);
   if (timestamp !== "~") record.timestamp = timestamp;
   for (const pair of headers.split(",").filter(Boolean)) {
     const [name, of] = pair.split("=");
-    record.headers[name] = [...(record.headers[name] ?? []), of];
+    record.headers[name] = [...(record.headers[name] ?? []), given(of)];
   }
   return record;
 }
 
 function show({ partition, message }) {
   const headers = Object.entries(message.headers ?? {}).flatMap(([name, values]) =>
-    [values].flat().map((value) => `${name}=${value}`),
+    [values].flat().map((value) => `${name}=${text(value)}`),
   );
   const { key, value, timestamp } = message;
   return [partition, text(key), text(value), timestamp, headers.join(",")].join("|");

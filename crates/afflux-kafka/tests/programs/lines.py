@@ -11,6 +11,14 @@ from dataclasses import dataclass, field
 PATIENCE = 30.0
 
 
+def parse(text):
+    return None if text == "~" else text.encode()
+
+
+def show(value):
+    return "~" if value is None else value.decode()
+
+
 @dataclass
 class Record:
     """A record as it is written on a line: `partition|key|value|time|name=value,name=value`."""
@@ -27,15 +35,15 @@ class Record:
         pairs = [pair.split("=") for pair in headers.split(",") if pair]
         return cls(
             int(partition),
-            *(None if part == "~" else part.encode() for part in (key, value)),
+            parse(key),
+            parse(value),
             None if when == "~" else int(when),
-            [(name, text.encode()) for name, text in pairs],
+            [(name, parse(text)) for name, text in pairs],
         )
 
     def __str__(self):
-        key, value = ("~" if v is None else v.decode() for v in (self.key, self.value))
-        headers = ",".join(f"{name}={value.decode()}" for name, value in self.headers or [])
-        return f"{self.partition}|{key}|{value}|{self.time}|{headers}"
+        headers = ",".join(f"{name}={show(value)}" for name, value in self.headers or [])
+        return f"{self.partition}|{show(self.key)}|{show(self.value)}|{self.time}|{headers}"
 
 
 def place(text):

@@ -62,7 +62,7 @@ func Parse(line string) Record {
 	}
 	for _, pair := range strings.Split(parts[4], ",") {
 		if name, value, ok := strings.Cut(pair, "="); ok {
-			record.Headers = append(record.Headers, Header{name, []byte(value)})
+			record.Headers = append(record.Headers, Header{name, bytesOf(value)})
 		}
 	}
 	return record
@@ -71,7 +71,7 @@ func Parse(line string) Record {
 func (record Record) String() string {
 	var headers []string
 	for _, header := range record.Headers {
-		headers = append(headers, header.Name+"="+string(header.Value))
+		headers = append(headers, header.Name+"="+textOf(header.Value))
 	}
 	return fmt.Sprintf("%d|%s|%s|%d|%s", record.Partition, textOf(record.Key), textOf(record.Value),
 		record.Time.UnixMilli(), strings.Join(headers, ","))
