@@ -325,9 +325,9 @@ pub(crate) mod tests {
         };
         let env = sim.env();
         let log = Arc::new(EmbeddedLog::open(&env, Path::new("/data"), log_options).unwrap());
-        let settings = crate::group::Settings::default();
+        let (settings, minute) = (crate::group::Settings::default(), Duration::from_mins(1));
         let groups = Groups::rebuild(&env, &log, settings, options.group_records_spare).unwrap();
-        let transactions = Transactions::rebuild(&env, &log, Duration::from_mins(1)).unwrap();
+        let transactions = Transactions::rebuild(&env, &log, minute, 60 * minute).unwrap();
         let (_, shutdown) = tokio::sync::watch::channel(false);
         let host = StrBytes::from_static_str("localhost");
         Arc::new(Broker { env, log, options, host, port: 0, groups, transactions, shutdown })

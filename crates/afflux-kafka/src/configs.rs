@@ -2,7 +2,7 @@
 //!
 //! What topics can be set to is declared in `afflux_log::settings`; this module only speaks
 //! Kafka's words for it. Each resource of a request succeeds or fails by itself and as a whole.
-//! The node's own settings come from its command line: they can be read here, not changed.
+//! The node's own (`settings`) come from its command line: they can be read here, not changed.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -30,8 +30,10 @@ use kafka_protocol::{
 };
 
 use crate::{
+    Options,
     broker::{Broker, Context, NODE, Refusal, repeated, text},
     code,
+    settings::SETTINGS as SETTINGS_OF_NODE,
 };
 
 /// A resource that is a topic.
@@ -80,7 +82,7 @@ pub(crate) fn describe(
                 all.collect()
             }),
             BROKER if asked.resource_name.is_empty() => Ok(Vec::new()),
-            BROKER => node(&asked.resource_name).map(|()| node_settings(broker, docs)),
+            BROKER => node(&asked.resource_name).map(|()| node_settings(broker, synonyms, docs)),
             other => Err(unsupported(other)),
         };
         let result = DescribeConfigsResult::default()
@@ -138,56 +140,47 @@ fn synonym(name: &'static str, value: &str, source: i8) -> DescribeConfigsSynony
         .with_source(source)
 }
 
-/// What holds for the node: its own settings, and the defaults of topics by their names there.
-fn node_settings(broker: &Broker, docs: bool) -> Vec<DescribeConfigsResourceResult> {
-    let options = &broker.options;
-    let own: [(&'static str, SettingType, String, &'static str); 6] = [
-        (
-            "auto.create.topics.enable",
-            SettingType::Boolean,
-            options.create_topics.to_string(),
-            "Whether asking for a topic makes it.",
-        ),
+/// What holds for the node: what it was started with, what is so for every node, and the defaults
+/// of topics by their names there.
+fn node_settings(
+    broker: &Broker,
+    synonyms: bool,
+    docs: bool,
+) -> Vec<DescribeConfigsResourceResult> {
+    let defaults = Options::default();
+    let own = SETTINGS_OF_NODE.iter().map(|setting| {
+        let (value, default) = (setting.value(&broker.options), setting.value(&defaults));
+        (setting.name, setting.kind, value, Some(default), setting.doc)
+    });
+    let number = NODE.0.to_string();
+    let replicas = Some("1".to_owned());
+    let fixed = [
+        ("node.id", SettingType::Int, number, None, "The node's number."),
         (
             "default.replication.factor",
             SettingType::Int,
             "1".to_owned(),
+            replicas,
             "How many nodes have each partition.",
         ),
-        (
-            "fetch.max.bytes",
-            SettingType::Int,
-            options.fetch_bytes_max.to_string(),
-            "The most bytes of batches in one answer, but for a first batch that is larger.",
-        ),
-        ("node.id", SettingType::Int, NODE.0.to_string(), "The node's number."),
-        (
-            "num.partitions",
-            SettingType::Int,
-            options.partitions.to_string(),
-            "How many partitions a topic gets whose maker does not say.",
-        ),
-        (
-            "socket.request.max.bytes",
-            SettingType::Int,
-            options.frame_bytes_max.to_string(),
-            "The longest request that is taken.",
-        ),
     ];
-    let of_node =
-        own.into_iter().map(|(name, kind, value, doc)| (name, kind, value, doc, SOURCE_STATIC));
     let of_topics = SETTINGS.iter().filter_map(|setting| {
         let value = setting.default.to_owned();
-        Some((setting.broker_name?, setting.kind, value, setting.doc, SOURCE_DEFAULT))
+        Some((setting.broker_name?, setting.kind, value.clone(), Some(value), setting.doc))
     });
-    let mut entries: Vec<_> = of_node
+    let mut entries: Vec<_> = own
+        .chain(fixed)
         .chain(of_topics)
-        .map(|(name, kind, value, doc, source)| {
+        .map(|(name, kind, value, default, doc)| {
+            let is_set = default.as_ref() != Some(&value);
+            let set = is_set.then(|| synonym(name, &value, SOURCE_STATIC));
+            let default = default.map(|default| synonym(name, &default, SOURCE_DEFAULT));
             DescribeConfigsResourceResult::default()
                 .with_name(StrBytes::from_static_str(name))
                 .with_value(Some(text(&value)))
                 .with_read_only(true)
-                .with_config_source(source)
+                .with_config_source(if is_set { SOURCE_STATIC } else { SOURCE_DEFAULT })
+                .with_synonyms(set.into_iter().chain(default).filter(|_| synonyms).collect())
                 .with_config_type(type_number(kind))
                 .with_documentation(docs.then(|| StrBytes::from_static_str(doc)))
         })

@@ -33,6 +33,7 @@ mod partitions;
 mod produce;
 mod replicas;
 mod rewriting;
+mod settings;
 mod topics;
 mod transaction;
 mod transactions;
@@ -52,6 +53,7 @@ use tokio::{
 
 pub use broker::is_internal;
 pub use compatibility::page as compatibility_page;
+pub use settings::{NodeSettingError, page as settings_page};
 
 use crate::{
     broker::Broker, connection::BUDGET_UNIT_BYTES, groups::Groups, transactions::Transactions,
@@ -88,10 +90,18 @@ pub struct Options {
     pub idle_max: Duration,
     /// How long a group that was empty waits for members that start together.
     pub group_initial_delay: Duration,
-    /// The shortest session that a member of a group may ask for.
+    /// The shortest session that a member of a classic group may ask for.
     pub group_session_min: Duration,
+    /// The longest session that a member of a classic group may ask for.
+    pub group_session_max: Duration,
+    /// The most members of a classic group.
+    pub group_members_max: usize,
+    /// The longest metadata that may be committed with an offset, in bytes.
+    pub offset_metadata_bytes_max: usize,
     /// The longest that a transaction may be allowed to take.
     pub transaction_timeout_max: Duration,
+    /// How long a transactional id is remembered that nobody uses.
+    pub transaction_id_retention: Duration,
     /// How often it is looked for transactions that take too long.
     pub transaction_check: Duration,
     /// How many records of transactions there may be that say nothing any more, beside twice as
@@ -101,6 +111,8 @@ pub struct Options {
     pub group_consumer_heartbeat: Duration,
     /// How long a member of the consumer protocol is not missed.
     pub group_consumer_session: Duration,
+    /// The most members of a group of the consumer protocol.
+    pub group_consumer_members_max: usize,
     /// How long a commit is kept that no member of its group needs.
     pub group_offsets_retention: Duration,
     /// How often it is looked for such commits.
@@ -127,11 +139,16 @@ impl Default for Options {
             idle_max: Duration::from_mins(10),
             group_initial_delay: Duration::from_millis(200),
             group_session_min: Duration::from_secs(6),
+            group_session_max: Duration::from_mins(30),
+            group_members_max: 1_000,
+            offset_metadata_bytes_max: 4096,
             transaction_timeout_max: Duration::from_mins(15),
+            transaction_id_retention: Duration::from_hours(7 * 24),
             transaction_check: Duration::from_secs(1),
             transaction_records_spare: 1_000,
             group_consumer_heartbeat: Duration::from_secs(5),
             group_consumer_session: Duration::from_secs(45),
+            group_consumer_members_max: 1_000,
             group_offsets_retention: Duration::from_hours(7 * 24),
             group_offsets_check: Duration::from_mins(10),
             group_records_spare: 1_000,
@@ -272,13 +289,17 @@ async fn rebuild(
     let settings = group::Settings {
         initial_delay: options.group_initial_delay,
         session_min: options.group_session_min,
+        session_max: options.group_session_max,
+        members_max: options.group_members_max,
+        consumer_members_max: options.group_consumer_members_max,
         consumer_session: options.group_consumer_session,
         ..group::Settings::default()
     };
     let (log, env) = (Arc::clone(log), env.clone());
     let (timeout_max, spare) = (options.transaction_timeout_max, options.group_records_spare);
+    let retention = options.transaction_id_retention;
     tokio::task::spawn_blocking(move || {
-        let transactions = Transactions::rebuild(&env, &log, timeout_max)?;
+        let transactions = Transactions::rebuild(&env, &log, timeout_max, retention)?;
         Ok((Groups::rebuild(&env, &log, settings, spare)?, transactions))
     })
     .await

@@ -20,6 +20,11 @@ fn topic_settings_are_those_of_their_declaration() {
 }
 
 #[test]
+fn node_settings_are_those_of_their_declaration() {
+    check("node-settings.md", &afflux_kafka::settings_page());
+}
+
+#[test]
 fn kafka_compatibility_is_that_of_the_served_requests() {
     let page = afflux_kafka::compatibility_page() + &clients();
     check("kafka-compatibility.md", &page);
@@ -31,7 +36,7 @@ const BESIDE: &str = "
 Beside these the tests run what Apache Kafka 4.3.1 comes with: its command line tools (topics,
 configs, groups, offsets, transactions, log directories, console producer and consumer, and those
 that measure producers and consumers), and Kafka Streams counting words with
-`processing.guarantee=exactly_once_v2`.
+`processing.guarantee=exactly_once_v2` and reading a table from a compacted topic.
 ";
 
 /// What the page says of clients.

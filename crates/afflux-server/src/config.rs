@@ -15,8 +15,8 @@ pub struct Config {
     pub listen: Addresses,
     /// Host and port that Kafka clients are told to connect to; none for where the node listens.
     pub kafka_advertised: Option<(String, u16)>,
-    /// Whether Kafka clients make a topic by asking for it.
-    pub create_topics: bool,
+    /// What holds for Kafka clients, by Kafka's names: see `docs/node-settings.md`.
+    pub kafka_settings: Vec<(String, String)>,
     /// The most bytes of journal files; none for nine tenths of the room that there is.
     pub log_bytes_max: Option<u64>,
     /// Names that HTTP clients may know the node by, beside loopback names and its address.

@@ -71,6 +71,9 @@ pub enum StartError {
     /// The engine can not start.
     #[error(transparent)]
     Engine(#[from] afflux_engine::StartError),
+    /// What is to hold for Kafka clients can not be.
+    #[error(transparent)]
+    KafkaSetting(#[from] afflux_kafka::NodeSettingError),
     /// What groups and transactions have stored can not be read.
     #[error(transparent)]
     Kafka(#[from] afflux_kafka::StartError),
@@ -96,6 +99,7 @@ impl Classified for StartError {
             }
             Self::Log(error) => error.kind(),
             Self::Engine(error) => error.kind(),
+            Self::KafkaSetting(error) => error.kind(),
             Self::Kafka(error) => error.kind(),
             Self::Serve(error) => error.kind(),
         }
@@ -118,6 +122,7 @@ impl Classified for StartError {
             }
             Self::Log(error) => error.hint(),
             Self::Engine(error) => error.hint(),
+            Self::KafkaSetting(error) => error.hint(),
             Self::Kafka(error) => error.hint(),
             Self::Serve(error) => error.hint(),
             Self::ReadyFile { .. } => {

@@ -28,6 +28,11 @@ pub struct Node {
 impl Node {
     /// Starts a node. When this returns it serves, and the ready file is there.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        let mut kafka_options = afflux_kafka::Options {
+            advertised: config.kafka_advertised,
+            ..afflux_kafka::Options::default()
+        };
+        kafka_options.set(config.kafka_settings)?;
         let mut env = afflux_env::real::env();
         let (network, addresses) = listen::bind(&env, config.listen).await?;
         env.network = network;
@@ -52,13 +57,9 @@ impl Node {
                 address: addresses.kafka,
                 source,
             })?;
-        let options = afflux_kafka::Options {
-            advertised: config.kafka_advertised,
-            create_topics: config.create_topics,
-            ..afflux_kafka::Options::default()
-        };
         let kafka =
-            afflux_kafka::start(env.clone(), Arc::clone(&log), listener, options, stops).await?;
+            afflux_kafka::start(env.clone(), Arc::clone(&log), listener, kafka_options, stops)
+                .await?;
         let kafka = tokio::spawn(kafka);
         let options = ServeOptions {
             postgres: addresses.postgres,

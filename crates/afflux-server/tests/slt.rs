@@ -127,7 +127,7 @@ async fn run(file: &str) {
     let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     let node = Node::start(Config {
         kafka_advertised: None,
-        create_topics: true,
+        kafka_settings: Vec::new(),
         log_bytes_max: None,
         http_hosts: Vec::new(),
         data_dir: dir.path().to_owned(),

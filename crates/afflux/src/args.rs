@@ -125,6 +125,11 @@ pub(crate) struct UpArgs {
     /// Where Kafka clients are told to connect [default: where the node listens]
     #[arg(long, value_name = "HOST:PORT", env = "AFFLUX_KAFKA_ADVERTISED", value_parser = advertised)]
     pub(crate) kafka_advertised: Option<HostPort>,
+    /// What holds for Kafka clients, by Kafka's names (docs/node-settings.md), such as
+    /// offsets.retention.minutes=43200; may be given more than once
+    #[arg(long, value_name = "NAME=VALUE", env = "AFFLUX_KAFKA_CONFIG", value_delimiter = ',',
+          value_parser = setting)]
+    pub(crate) kafka_config: Vec<(String, String)>,
     /// Do not make a topic because a Kafka client asks for it
     #[arg(long, env = "AFFLUX_NO_AUTO_CREATE_TOPICS")]
     pub(crate) no_auto_create_topics: bool,
@@ -143,6 +148,15 @@ pub(crate) struct UpArgs {
     /// Stop when the standard input ends, as it does when the parent process is gone
     #[arg(long, hide = true)]
     pub(crate) until_stdin_ends: bool,
+}
+
+impl UpArgs {
+    /// All that holds for Kafka clients.
+    pub(crate) fn kafka_settings(&self) -> Vec<(String, String)> {
+        let no = self.no_auto_create_topics;
+        let create = no.then(|| ("auto.create.topics.enable".to_owned(), "false".to_owned()));
+        self.kafka_config.iter().cloned().chain(create).collect()
+    }
 }
 
 #[derive(Debug, Args)]

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<(), Failure> {
         data_dir: args.data_dir.clone(),
         listen: args.listen.addresses(),
         kafka_advertised: args.kafka_advertised.clone().map(|place| (place.host, place.port)),
-        create_topics: !args.no_auto_create_topics,
+        kafka_settings: args.kafka_settings(),
         log_bytes_max: args.log_bytes_max,
         http_hosts: args.http_host.clone(),
         ready_file: args.ready_file.clone(),

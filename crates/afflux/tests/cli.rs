@@ -6,13 +6,18 @@ use std::{
     io::Write,
     net::{Shutdown, TcpListener, TcpStream},
     path::Path,
-    process::Stdio,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
+use rdkafka::{
+    ClientConfig,
+    producer::{BaseProducer, Producer},
+};
 use serde_json::json;
 use support::{Node, afflux, run, run_with, up};
 
@@ -99,6 +104,18 @@ fn lines_become_records_and_records_lines() {
     assert!(records[2]["timestamp"].as_i64().expect("a number") > 1_600_000_000_000);
     run_with(&mut node.command(&["produce", "orders", "-k", "="]), "a=1\nb\n")
         .fails(1, &["line 2 has no \"=\""]);
+}
+
+#[test]
+fn records_are_read_however_they_are_packed() {
+    let node = Node::start();
+    for codec in ["gzip", "snappy", "lz4", "zstd"] {
+        let setting = format!("compression.type={codec}");
+        node.run(&["topic", "create", codec, "--config", &setting]).ok();
+        run_with(&mut node.command(&["produce", codec]), "1\n1\n").ok();
+        let consume = ["consume", codec, "--from-beginning", "-n", "2"];
+        assert_eq!(node.run(&consume).ok(), "1\n1\n", "{codec}");
+    }
 }
 
 #[test]
@@ -243,6 +260,34 @@ fn a_node_answers_to_the_names_that_it_was_told() {
 }
 
 #[test]
+fn what_holds_for_kafka_clients_can_be_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let words = ["offsets.retention.minutes=60", "num.partitions=7"];
+    let node = Node::start_with(dir, &words.map(|word| ["--kafka-config", word]).concat());
+    let client: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", &node.kafka).create().expect("a client");
+    let asked = client.client().fetch_metadata(Some("asked"), Duration::from_mins(1));
+    assert_eq!(asked.expect("an answer").topics()[0].partitions().len(), 7);
+    let check = |change: fn(&mut Command) -> &mut Command, says: &[&str]| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = dir.path().join("data");
+        run(change(&mut up(&data))).fails(4, says);
+        assert!(!data.exists(), "nothing is touched");
+    };
+    let unknown = ["error: the node has no Kafka setting log.dirs", "hint: docs/node-settings.md"];
+    check(|up| up.args(["--kafka-config", "log.dirs=x"]), &unknown);
+    let none = ["error: the Kafka setting max.connections can not be \"0\": "];
+    check(|up| up.env("AFFLUX_KAFKA_CONFIG", "num.partitions=7,max.connections=0"), &none);
+    check(
+        |up| {
+            let create = "auto.create.topics.enable=true";
+            up.args(["--no-auto-create-topics", "--kafka-config", create])
+        },
+        &["error: the Kafka setting auto.create.topics.enable is given twice"],
+    );
+}
+
+#[test]
 fn a_data_directory_in_use_is_told() {
     let node = Node::start();
     run(&mut up(&node.dir.path().join("data"))).fails(4, &["error: ", "in use", "hint: "]);
@@ -355,6 +400,7 @@ fn wrong_command_lines_are_status_2() {
     check(&["up", "--kafka", "nowhere"]);
     check(&["up", "--kafka-advertised", "nowhere"]);
     check(&["up", "--log-bytes-max", "1"]);
+    check(&["up", "--kafka-config", "num.partitions"]);
     check(&["demo", "--speed", "0"]);
     check(&["sql", "-c", "SELECT 1", "-f", "x"]);
     check(&["topic", "create", "t", "--partitions", "0"]);

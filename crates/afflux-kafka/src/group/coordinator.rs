@@ -518,7 +518,7 @@ impl Coordinator {
             return Ok(());
         };
         let Group::Classic(classic) = &mut entry.group else { return Ok(()) };
-        let fits = classic.members.len() <= self.settings.members_max;
+        let fits = classic.members.len() <= self.settings.consumer_members_max;
         let consumer =
             consumer::Group::from_classic(now, id, classic, &*topics).filter(|_| fits).ok_or((
                 ResponseError::GroupIdNotFound,

@@ -92,8 +92,10 @@ pub(crate) struct Settings {
     pub(crate) session_max: Duration,
     /// How long a group that was empty waits for more members.
     pub(crate) initial_delay: Duration,
-    /// The most members of one group.
+    /// The most members of a classic group.
     pub(crate) members_max: usize,
+    /// The most members of a group of the consumer protocol.
+    pub(crate) consumer_members_max: usize,
     /// The most bytes that the members of one group may say of themselves, all together, and the
     /// most that a leader may assign. Kafka keeps all of a classic group in a record of 1 MiB.
     pub(crate) bytes_max: usize,
@@ -108,6 +110,7 @@ impl Default for Settings {
             session_max: Duration::from_mins(30),
             initial_delay: Duration::from_millis(200),
             members_max: 1_000,
+            consumer_members_max: 1_000,
             bytes_max: 4 << 20,
             consumer_session: Duration::from_secs(45),
         }

@@ -35,8 +35,6 @@ use crate::{
     },
 };
 
-/// The longest metadata that may be committed with an offset: Kafka's limit.
-pub(super) const METADATA_BYTES_MAX: usize = 4096;
 /// The most that one request commits, as Kafka's own topic takes it by default.
 const COMMIT_BYTES_MAX: usize = 1 << 20;
 /// What a commit takes beside its names and metadata, at the most.
@@ -396,7 +394,7 @@ pub(super) fn check<'a, T: Iterator<Item = Asked<'a>>>(
         let known = broker.topic(name);
         for Asked { index, offset, leader_epoch, metadata } in partitions {
             checked.push(match &known {
-                _ if metadata.len() > METADATA_BYTES_MAX => {
+                _ if metadata.len() > broker.options.offset_metadata_bytes_max => {
                     Err(ResponseError::OffsetMetadataTooLarge)
                 }
                 Some(topic) if (0..topic.partitions).contains(&index) => {

@@ -52,8 +52,6 @@ const FENCE: i16 = 2;
 pub(crate) const EPOCH_BUMP: i16 = 2;
 /// How soon what could not be aborted is tried again.
 const RETRY: Duration = Duration::from_millis(500);
-/// How long an id is kept that nobody uses: Kafka's default.
-const EXPIRY: Duration = Duration::from_hours(7 * 24);
 
 /// A producer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,12 +141,14 @@ struct Entry {
 /// All transactional ids.
 pub(crate) struct Coordinator {
     timeout_max: Duration,
+    /// How long an id is kept that nobody uses.
+    retention: Duration,
     entries: HashMap<TransactionalId, Entry>,
 }
 
 impl Coordinator {
-    pub(crate) fn new(timeout_max: Duration) -> Self {
-        Self { timeout_max, entries: HashMap::new() }
+    pub(crate) fn new(timeout_max: Duration, retention: Duration) -> Self {
+        Self { timeout_max, retention, entries: HashMap::new() }
     }
 
     /// Takes what a record says; the last one counts.
@@ -190,8 +190,9 @@ impl Coordinator {
 
     /// Forgets ids that nobody has used for long: which ones.
     pub(crate) fn expire(&mut self, now: Now) -> Vec<TransactionalId> {
+        let retention = self.retention;
         let idle = |entry: &Entry| {
-            let at = entry.facts.updated.saturating_add(EXPIRY);
+            let at = entry.facts.updated.saturating_add(retention);
             entry.facts.state != State::Ongoing && entry.moving.is_none() && at <= now.wall
         };
         self.entries.extract_if(|_, entry| idle(entry)).map(|(id, _)| id).collect()

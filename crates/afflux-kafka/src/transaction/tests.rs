@@ -5,6 +5,7 @@ use afflux_types::TopicName;
 use super::*;
 
 const MINUTE: Duration = Duration::from_mins(1);
+const WEEK: Duration = Duration::from_hours(7 * 24);
 
 fn at(seconds: u64) -> Now {
     Now { monotonic: Duration::from_secs(seconds), wall: Timestamp(seconds as i64 * 1000) }
@@ -26,7 +27,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { coordinator: Coordinator::new(MINUTE * 15), id: "id".into(), fresh: 100 }
+        Self { coordinator: Coordinator::new(MINUTE * 15, WEEK), id: "id".into(), fresh: 100 }
     }
 
     /// An init as the edge does it, all appends going well.
@@ -222,7 +223,7 @@ fn time_outs_go_on_after_a_restart() {
     let me = world.init(at(0), None).unwrap();
     world.add(me).unwrap();
     let facts = world.coordinator.describe("id").unwrap().0.clone();
-    let mut restarted = Coordinator::new(MINUTE);
+    let mut restarted = Coordinator::new(MINUTE, WEEK);
     // The node's own clock begins at 0 again; the transaction began 41 seconds ago.
     let now = Now { monotonic: Duration::ZERO, wall: Timestamp(42_000) };
     restarted.restore(now, "id".into(), facts);

@@ -63,8 +63,9 @@ impl Transactions {
         env: &Env,
         log: &EmbeddedLog,
         timeout_max: Duration,
+        retention: Duration,
     ) -> Result<Self, StartError> {
-        let mut coordinator = Coordinator::new(timeout_max);
+        let mut coordinator = Coordinator::new(timeout_max, retention);
         let topic = OnceCell::new();
         if let Some(partition) = state_partition()
             && log.partition_count(&partition.topic).is_some()

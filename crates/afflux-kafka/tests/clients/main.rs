@@ -196,9 +196,10 @@ fn kafka_streams_counts_words_exactly_once() {
 #[test]
 fn apache_kafka_does_the_same() {
     let mut kafka = Apache::start();
-    let java = Program::start(&mut java_client().command(java::KAFKA));
     check_with(&mut kafka, "franz-go", Box::new(Program::start(&mut go("franz"))));
-    check_with(&mut kafka, "Java 4", Box::new(java));
+    let java = java_client();
+    let started = Program::start(&mut java.command(java::KAFKA));
+    check_with(&mut kafka, "Java 4", Box::new(started));
     tools::check(&kafka.bootstrap());
 }
 
@@ -242,6 +243,13 @@ fn kcat_produces_consumes_and_resumes_in_a_group() {
 fn the_python_client_reads_what_compaction_leaves() {
     let node = Afflux::start();
     run(program(place(PYTHON), "compaction.py").arg(node.bootstrap()), "");
+}
+
+#[test]
+fn the_java_client_and_streams_read_what_compaction_leaves() {
+    let node = Afflux::start();
+    let program = java::Program::compile("Compaction", java::KAFKA);
+    run(program.command(java::KAFKA).arg(node.bootstrap()), "");
 }
 
 #[test]

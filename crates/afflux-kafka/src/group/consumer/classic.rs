@@ -56,7 +56,7 @@ impl Group {
         let bearer = join.instance.as_deref().and_then(|name| self.bearer(name)).cloned();
         let id = join.member.clone().unwrap_or_else(|| join.fresh.clone());
         let has_place = bearer.is_some() || self.members.contains_key(&id);
-        if !has_place && self.members.len() >= settings.members_max {
+        if !has_place && self.members.len() >= settings.consumer_members_max {
             return Err(ResponseError::GroupMaxSizeReached);
         }
         if self.said_beside(bearer.as_ref().unwrap_or(&id)) + join.bytes() > settings.bytes_max {

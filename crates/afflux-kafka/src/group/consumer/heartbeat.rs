@@ -117,7 +117,7 @@ impl Group {
         let id = heartbeat.member.clone();
         if heartbeat.epoch == 0
             && !self.members.contains_key(&id)
-            && self.members.len() >= settings.members_max
+            && self.members.len() >= settings.consumer_members_max
             && heartbeat.instance.as_deref().is_none_or(|instance| self.bearer(instance).is_none())
         {
             return Err((ResponseError::GroupMaxSizeReached, "The group has no room for more."));
