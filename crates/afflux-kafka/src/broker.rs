@@ -286,7 +286,16 @@ pub(crate) fn check_changeable(name: &TopicName) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a request names more than once: Kafka refuses each of them.
+/// What a request names, each once.
+pub(crate) fn once<T, K: Eq + Hash>(
+    named: impl IntoIterator<Item = T>,
+    key: impl Fn(&T) -> K,
+) -> impl Iterator<Item = T> {
+    let mut seen = HashSet::new();
+    named.into_iter().filter(move |one| seen.insert(key(one)))
+}
+
+/// What a request names more than once: Kafka refuses each of them, in one answer.
 pub(crate) fn repeated<T: Clone + Eq + Hash>(named: impl Iterator<Item = T>) -> HashSet<T> {
     let mut seen = HashSet::new();
     named.filter(|one| !seen.insert(one.clone())).collect()

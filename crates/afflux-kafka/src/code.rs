@@ -38,9 +38,8 @@ pub(crate) fn of_group_append(error: &AppendError) -> ResponseError {
 /// The code for a batch that is not one.
 pub(crate) fn of_batch(error: &BatchError) -> ResponseError {
     match error {
-        // Flipped on the way: worth another try.
-        BatchError::Checksum { .. } => ResponseError::CorruptMessage,
-        BatchError::Magic(_) => ResponseError::UnsupportedForMessageFormat,
+        // Flipped on the way: worth another try. Older formats are known, and not taken.
+        BatchError::Checksum { .. } | BatchError::Magic(..0 | 3..) => ResponseError::CorruptMessage,
         BatchError::UnknownCompression(_) => ResponseError::UnsupportedCompressionType,
         _ => ResponseError::InvalidRecord,
     }

@@ -315,7 +315,14 @@ async fn alter_one(
     validate_only: bool,
 ) -> Result<(), Refusal> {
     match alteration.kind {
+        TOPIC if alteration.name.is_empty() => {
+            return Err((ResponseError::InvalidRequest, "no topic is named".to_owned()));
+        }
         TOPIC => {}
+        BROKER if !alteration.name.is_empty() && alteration.name.parse::<i32>().is_err() => {
+            let message = format!("{:?} is no node's number", &*alteration.name);
+            return Err((ResponseError::InvalidRequest, message));
+        }
         BROKER => {
             let message = "the node's settings come from its command line";
             return Err((ResponseError::InvalidConfig, message.to_owned()));

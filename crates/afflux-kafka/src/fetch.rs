@@ -49,7 +49,8 @@ pub(crate) async fn answer(
     context: &Context,
     request: FetchRequest,
 ) -> Answer {
-    if request.session_id != 0 {
+    // Whoever begins or ends a session names all that it wants.
+    if !matches!(request.session_epoch, -1 | 0) {
         let error = ResponseError::FetchSessionIdNotFound;
         return encode(context, error.code(), &[], Vec::new());
     }

@@ -13,7 +13,7 @@ use kafka_protocol::{
 };
 
 use crate::{
-    broker::{Broker, Context},
+    broker::{Broker, Context, once, repeated},
     code,
     fetch::end,
     produce::{check_epoch, leader_epoch},
@@ -41,9 +41,11 @@ pub(crate) async fn answer(
     let mut topics = Vec::with_capacity(request.topics.len());
     for asked in request.topics {
         let topic = broker.topic(&asked.name);
+        let twice = repeated(asked.partitions.iter().map(|at| at.partition_index));
         let mut partitions = Vec::with_capacity(asked.partitions.len());
-        for at in asked.partitions {
+        for at in once(asked.partitions, |at| at.partition_index) {
             let found = match &topic {
+                _ if twice.contains(&at.partition_index) => Err(ResponseError::InvalidRequest),
                 None => Err(ResponseError::UnknownTopicOrPartition),
                 Some(topic) => {
                     let partition = TopicPartition::new(topic.name.clone(), at.partition_index);
@@ -110,7 +112,7 @@ fn look(
         LATEST_TIERED => None,
         MAX_TIMESTAMP => record(latest_time(log, partition)?),
         time if time >= 0 => record(log.offset_at(partition, Timestamp(time))?),
-        _ => return Ok(Err(ResponseError::InvalidRequest)),
+        _ => return Ok(Err(ResponseError::UnsupportedVersion)),
     }))
 }
 

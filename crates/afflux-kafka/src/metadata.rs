@@ -37,6 +37,8 @@ const TRANSACTION_KEY: i8 = 1;
 
 /// Endpoints of `DescribeCluster` that are brokers.
 const BROKERS: i8 = 1;
+/// Endpoints of `DescribeCluster` that are controllers.
+const CONTROLLERS: i8 = 2;
 /// The most partitions in one answer to `DescribeTopicPartitions`: Kafka's default.
 const PAGE_PARTITIONS_MAX: i32 = 2000;
 
@@ -54,7 +56,15 @@ pub(crate) async fn answer(
         Some(asked) => {
             let mut topics = Vec::with_capacity(asked.len());
             for topic in asked {
-                topics.push(look_up(broker, topic, create).await);
+                topics.push(if context.version < 12 && !topic.topic_id.is_nil() {
+                    // Fields for ids came earlier than ids.
+                    MetadataResponseTopic::default()
+                        .with_name(topic.name)
+                        .with_topic_id(topic.topic_id)
+                        .with_error_code(ResponseError::InvalidRequest.code())
+                } else {
+                    look_up(broker, topic, create).await
+                });
             }
             topics
         }
@@ -147,7 +157,8 @@ pub(crate) fn describe_partitions(
     _context: &Context,
     request: DescribeTopicPartitionsRequest,
 ) -> DescribeTopicPartitionsResponse {
-    let named: BTreeSet<StrBytes> = if request.topics.is_empty() {
+    let is_all = request.topics.is_empty();
+    let named: BTreeSet<StrBytes> = if is_all {
         broker.topics().iter().map(|topic| text(topic.name.as_str())).collect()
     } else {
         request.topics.into_iter().map(|topic| topic.name.0).collect()
@@ -155,6 +166,14 @@ pub(crate) fn describe_partitions(
     let (first, from) = request.cursor.map_or((StrBytes::new(), 0), |cursor| {
         (cursor.topic_name.0, cursor.partition_index.max(0))
     });
+    if !is_all && !first.is_empty() && !named.contains(&first) {
+        let refused = named.into_iter().map(|name| {
+            DescribeTopicPartitionsResponseTopic::default()
+                .with_name(Some(name.into()))
+                .with_error_code(ResponseError::InvalidRequest.code())
+        });
+        return DescribeTopicPartitionsResponse::default().with_topics(refused.collect());
+    }
     let mut room = request.response_partition_limit.clamp(1, PAGE_PARTITIONS_MAX);
     let epoch = leader_epoch(broker);
     let mut response = DescribeTopicPartitionsResponse::default();
@@ -207,11 +226,14 @@ pub(crate) fn describe_cluster(
     DescribeClusterRequest { endpoint_type, .. }: DescribeClusterRequest,
 ) -> DescribeClusterResponse {
     let response = DescribeClusterResponse::default();
-    if endpoint_type != BROKERS {
+    let refused = match endpoint_type {
+        BROKERS => None,
+        CONTROLLERS => Some(ResponseError::MismatchedEndpointType),
+        _ => Some(ResponseError::UnsupportedEndpointType),
+    };
+    if let Some(error) = refused {
         let message = StrBytes::from_static_str("this is where clients of brokers connect");
-        return response
-            .with_error_code(ResponseError::MismatchedEndpointType.code())
-            .with_error_message(Some(message));
+        return response.with_error_code(error.code()).with_error_message(Some(message));
     }
     let node = DescribeClusterBroker::default()
         .with_broker_id(NODE)

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use afflux_env::Room;
-use afflux_log::{EpochEnd, Log as _, Topic};
+use afflux_log::{EpochEnd, Log as _, Topic, settings::setting};
 use afflux_types::{LeaderEpoch, Offset, TopicPartition};
 use kafka_protocol::{
     ResponseError,
@@ -26,7 +26,7 @@ use kafka_protocol::{
 };
 
 use crate::{
-    broker::{Broker, Context, Refusal, repeated, text, wire_name},
+    broker::{Broker, Context, Refusal, once, repeated, text, wire_name},
     code,
     produce::check_epoch,
     replicas,
@@ -45,7 +45,7 @@ pub(crate) async fn create(
 ) -> CreatePartitionsResponse {
     let twice = repeated(request.topics.iter().map(|topic| topic.name.clone()));
     let mut results = Vec::with_capacity(request.topics.len());
-    for topic in request.topics {
+    for topic in once(request.topics, |topic| topic.name.clone()) {
         let grown = if twice.contains(&topic.name) {
             Err((ResponseError::InvalidRequest, "a topic can be named once".to_owned()))
         } else {
@@ -95,6 +95,12 @@ async fn grow(
     }
 }
 
+/// Whether a topic drops old records, whatever compaction keeps.
+fn drops_records(topic: &Topic) -> bool {
+    let drops = |policy| topic.settings.value(policy).split(',').any(|part| part == "delete");
+    setting("cleanup.policy").is_some_and(drops)
+}
+
 /// Drops the records of partitions below offsets. All of a request go with one sync.
 pub(crate) async fn delete_records(
     broker: &Arc<Broker>,
@@ -112,6 +118,9 @@ pub(crate) async fn delete_records(
                 let bounds =
                     broker.log.bounds(&partition).map_err(|error| code::of_read(&error))?;
                 let before = if at.offset == ALL { bounds.durable } else { Offset(at.offset) };
+                if !drops_records(topic) {
+                    return Err(ResponseError::PolicyViolation);
+                }
                 if before < Offset::ZERO {
                     return Err(ResponseError::OffsetOutOfRange);
                 }

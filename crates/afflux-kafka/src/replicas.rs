@@ -47,14 +47,14 @@ pub(crate) fn elect(
     context: &Context,
     request: ElectLeadersRequest,
 ) -> ElectLeadersResponse {
-    if context.version > 0 && !(0..=1).contains(&request.election_type) {
-        return ElectLeadersResponse::default()
-            .with_error_code(ResponseError::InvalidRequest.code());
-    }
+    let is_known = context.version == 0 || (0..=1).contains(&request.election_type);
+    let refused = (!is_known)
+        .then(|| (ResponseError::InvalidRequest, "there is no such kind of election".to_owned()));
     let results = request.topic_partitions.unwrap_or_default().into_iter().map(|asked| {
         let partitions = asked.partitions.into_iter().map(|index| {
             let leads = || (ResponseError::ElectionNotNeeded, "the one node leads it".to_owned());
-            let (error, message) = find(broker, &asked.topic, index).err().unwrap_or_else(leads);
+            let found = || find(broker, &asked.topic, index).err();
+            let (error, message) = refused.clone().or_else(found).unwrap_or_else(leads);
             PartitionResult::default()
                 .with_partition_id(index)
                 .with_error_code(error.code())
@@ -63,7 +63,9 @@ pub(crate) fn elect(
         let partitions = partitions.collect();
         ReplicaElectionResult::default().with_topic(asked.topic).with_partition_result(partitions)
     });
-    ElectLeadersResponse::default().with_replica_election_results(results.collect())
+    ElectLeadersResponse::default()
+        .with_replica_election_results(results.collect())
+        .with_error_code(refused.map_or(0, |(error, _)| error.code()))
 }
 
 /// Moves partitions to where they are.

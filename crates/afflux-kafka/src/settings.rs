@@ -276,7 +276,7 @@ impl NodeSetting {
 }
 
 impl Options {
-    /// Sets what is given by Kafka's names, each once; [`SETTINGS`] says what there is.
+    /// Sets what is given by Kafka's names, each once; `docs/node-settings.md` says what there is.
     pub fn set(
         &mut self,
         given: impl IntoIterator<Item = (String, String)>,

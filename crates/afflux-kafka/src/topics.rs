@@ -20,7 +20,7 @@ use kafka_protocol::{
 };
 
 use crate::{
-    broker::{Broker, Context, Refusal, check_changeable, repeated, text, wire_name},
+    broker::{Broker, Context, Refusal, check_changeable, once, repeated, text, wire_name},
     code,
     configs::{SOURCE_DEFAULT, SOURCE_TOPIC, of_setting},
     groups::Groups,
@@ -35,7 +35,7 @@ pub(crate) async fn create(
 ) -> CreateTopicsResponse {
     let twice = repeated(request.topics.iter().map(|topic| topic.name.clone()));
     let mut results = Vec::with_capacity(request.topics.len());
-    for topic in request.topics {
+    for topic in once(request.topics, |topic| topic.name.clone()) {
         let result = CreatableTopicResult::default().with_name(topic.name.clone());
         let made = if twice.contains(&topic.name) {
             Err((ResponseError::InvalidRequest, "a topic can be named once".to_owned()))
@@ -113,6 +113,9 @@ async fn create_one(
             format!("{error}: {}", error.hint().unwrap_or_default()),
         )
     })?;
+    if broker.topic(&request.name).is_some() {
+        return Err((ResponseError::TopicAlreadyExists, format!("topic {name} exists already")));
+    }
     check_changeable(&name)?;
     let assigned = assigned(request)?;
     if !matches!(request.replication_factor, -1 | 1) {
@@ -127,9 +130,6 @@ async fn create_one(
     if partitions < 1 {
         let message = format!("a topic has at least one partition, not {partitions}");
         return Err((ResponseError::InvalidPartitions, message));
-    }
-    if broker.topic(&request.name).is_some() {
-        return Err((ResponseError::TopicAlreadyExists, format!("topic {name} exists already")));
     }
     if validate_only {
         return Ok((partitions, settings, None));
@@ -157,8 +157,23 @@ pub(crate) async fn delete(
         let by_name = |name| DeleteTopicState::default().with_name(Some(name));
         request.topic_names.into_iter().map(by_name).collect()
     };
+    let what = |one: &DeleteTopicState| (one.name.clone(), one.topic_id);
+    let twice = repeated(asked.iter().map(what));
     let mut results = Vec::with_capacity(asked.len());
-    for DeleteTopicState { name, topic_id, .. } in asked {
+    for one in once(asked, what) {
+        let is_unclear = one.name.is_some() != one.topic_id.is_nil() || twice.contains(&what(&one));
+        let DeleteTopicState { name, topic_id, .. } = one;
+        if is_unclear {
+            let message = text("a topic is named once, by its name or by its id");
+            results.push(
+                DeletableTopicResult::default()
+                    .with_name(name)
+                    .with_topic_id(topic_id)
+                    .with_error_code(ResponseError::InvalidRequest.code())
+                    .with_error_message(Some(message)),
+            );
+            continue;
+        }
         let (topic, unknown) = match &name {
             Some(name) => (broker.topic(name), ResponseError::UnknownTopicOrPartition),
             None => (broker.topic_by_id(topic_id), ResponseError::UnknownTopicId),

@@ -159,12 +159,12 @@ fn a_topic_that_is_named_twice_is_neither_made_nor_grown() {
     let topics = ["u", "u", "v"].map(|topic| new.clone().with_name(name(topic)));
     let made = client.call(7, &CreateTopicsRequest::default().with_topics(topics.to_vec()));
     let errors: Vec<i16> = made.topics.iter().map(|topic| topic.error_code).collect();
-    assert_eq!(errors, [InvalidRequest.code(), InvalidRequest.code(), 0]);
+    assert_eq!(errors, [InvalidRequest.code(), 0], "one answer each");
     let more = CreatePartitionsTopic::default().with_count(2).with_assignments(None);
     let topics = ["t", "v", "t"].map(|topic| more.clone().with_name(name(topic)));
     let grown = client.call(3, &CreatePartitionsRequest::default().with_topics(topics.to_vec()));
     let errors: Vec<i16> = grown.results.iter().map(|topic| topic.error_code).collect();
-    assert_eq!(errors, [InvalidRequest.code(), 0, InvalidRequest.code()]);
+    assert_eq!(errors, [InvalidRequest.code(), 0]);
 }
 
 #[test]
@@ -393,7 +393,8 @@ fn committed_offsets_are_read_and_not_written() {
     assert_eq!(client.call(8, &request).topics[0].partitions[0].error_code, 0);
     assert_eq!(listed(&mut client), [("t".to_owned(), false), (OFFSETS.to_owned(), true)]);
 
-    assert_eq!(create(&mut client, OFFSETS, 1, 1, &[]), invalid);
+    let exists = TopicAlreadyExists.code();
+    assert_eq!(create(&mut client, OFFSETS, 1, 1, &[]), exists);
     assert_eq!(grow(&mut client, OFFSETS, 3, None, false), invalid);
     assert_eq!(produce(&mut client, OFFSETS, 0, 1), Err(invalid));
     assert_eq!(delete_records(&mut client, OFFSETS, &[(0, -1)]), [(-1, invalid)]);

@@ -318,7 +318,7 @@ fn who_commits_must_be_who_the_group_knows() {
 fn groups_and_commits_are_deleted_unless_somebody_needs_them() {
     let directory = tempfile::tempdir().unwrap();
     let (server, mut client) = start(&directory, Options::default());
-    assert_eq!(delete(&mut client, ""), InvalidGroupId.code());
+    assert_eq!(delete(&mut client, ""), GroupIdNotFound.code());
     assert_eq!(delete_offset(&mut client, "", TOPIC, 0), InvalidGroupId.code());
     assert_eq!(delete_offset(&mut client, "g", TOPIC, 0), GroupIdNotFound.code());
     // Of nobody's commits, one goes, and then the group.

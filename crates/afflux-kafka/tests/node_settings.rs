@@ -2,6 +2,7 @@
 
 #[path = "support/client.rs"]
 mod client;
+#[expect(dead_code, reason = "each node is started with options")]
 mod support;
 
 use afflux_kafka::Options;

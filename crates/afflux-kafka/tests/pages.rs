@@ -36,7 +36,10 @@ const BESIDE: &str = "
 Beside these the tests run what Apache Kafka 4.3.1 comes with: its command line tools (topics,
 configs, groups, offsets, transactions, log directories, console producer and consumer, and those
 that measure producers and consumers), and Kafka Streams counting words with
-`processing.guarantee=exactly_once_v2` and reading a table from a compacted topic.
+`processing.guarantee=exactly_once_v2` and reading a table from a compacted topic. Some three
+hundred requests that ask for what is not there, or can not be, are put to the node and to Apache
+Kafka 4.3.1, and refused with the same codes, but that settings which are not known can not be
+deleted, and `cleanup.policy` can not be empty.
 ";
 
 /// What the page says of clients.

@@ -339,6 +339,7 @@ fn a_fetch_waits_for_what_becomes_durable() {
     assert_eq!(code_of(&reader.call(4, &fetch("none", 0, 0, 50))), 3, "no such topic");
     let mut session = fetch("t", 1, 0, 0);
     session.session_id = 5;
+    session.session_epoch = 1;
     assert_eq!(reader.call(7, &session).error_code, 70, "no such session");
 }
 
@@ -398,7 +399,8 @@ fn batches_are_checked_before_they_are_taken() {
         Bytes::from(bytes)
     };
     check(with(good.len() - 1, 9), 2); // a flipped bit: corrupt
-    check(with(16, 1), 43); // an older format
+    check(with(16, 1), 87); // an older format
+    check(with(16, 3), 2); // none that there is
     check(with(11, 3), 87); // a wrong length
     check(good.slice(..good.len() - 1), 87);
     check([&good[..], &good[..]].concat().into(), 87); // two batches

@@ -97,6 +97,11 @@ impl Group {
     }
 }
 
+/// What a member of a group is told that there is not.
+fn no_group(id: &str) -> ResponseError {
+    if id.is_empty() { ResponseError::InvalidGroupId } else { ResponseError::UnknownMemberId }
+}
+
 const NO_GROUP: Refusal = (ResponseError::GroupIdNotFound, "There is no such consumer group.");
 
 impl Coordinator {
@@ -230,7 +235,7 @@ impl Coordinator {
     pub(crate) fn sync(&mut self, now: Duration, token: Token, sync: Sync) -> Vec<Reply> {
         let id = sync.standing.group.clone();
         if !self.groups.contains_key(&id) {
-            let answer = Answer::SyncRefused(ResponseError::UnknownMemberId);
+            let answer = Answer::SyncRefused(no_group(&id));
             return vec![Reply { to: token, answer }];
         }
         let (settings, topics) = (self.settings.clone(), Arc::clone(&self.topics));
@@ -250,7 +255,7 @@ impl Coordinator {
         standing: &Standing,
     ) -> Result<(), ResponseError> {
         let entry = self.groups.get_mut(&standing.group);
-        let outcome = match &mut entry.ok_or(ResponseError::UnknownMemberId)?.group {
+        let outcome = match &mut entry.ok_or_else(|| no_group(&standing.group))?.group {
             Group::Classic(group) => group.heartbeat(now, standing),
             Group::Consumer(group) => group.heartbeat_classic(now, standing),
         };
@@ -337,11 +342,12 @@ impl Coordinator {
             Group::Consumer(group) if standing.generation < 0 && group.members.is_empty() => Ok(()),
             Group::Consumer(group) => {
                 let (member, instance) = (&standing.member, standing.instance.as_deref());
-                let known = group.check_epoch(member, instance, standing.generation);
-                known.and_then(|member| match member.classic {
-                    None if !is_modern => Err(ResponseError::UnsupportedVersion),
-                    _ => Ok(()),
-                })
+                let is_older = |member: &consumer::Member| member.classic.is_none() && !is_modern;
+                if group.members.get(member).is_some_and(is_older) {
+                    Err(ResponseError::UnsupportedVersion)
+                } else {
+                    group.check_epoch(member, instance, standing.generation).map(drop)
+                }
             }
         };
         self.rearm(&standing.group);

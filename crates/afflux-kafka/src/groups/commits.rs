@@ -75,6 +75,15 @@ impl Groups {
         let allowed = broker
             .groups
             .with(|inner| (inner.coordinator.may_commit(now, &standing, is_modern), Vec::new()));
+        let allowed = allowed.map_err(|error| match error {
+            // A group that only stands somewhere is there, and has no members.
+            ResponseError::IllegalGeneration | ResponseError::GroupIdNotFound
+                if broker.groups.offsets.read().all(&group).next().is_some() =>
+            {
+                ResponseError::UnknownMemberId
+            }
+            error => error,
+        });
         // Versions 2 to 4 may say how long, in milliseconds.
         let expires = u64::try_from(request.retention_time_ms)
             .ok()

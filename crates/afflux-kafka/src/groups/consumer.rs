@@ -94,6 +94,9 @@ impl Groups {
         let inner = broker.groups.inner.lock();
         let groups = request.group_ids.into_iter().map(|id| {
             let described = described::DescribedGroup::default().with_group_id(id.clone());
+            if id.is_empty() {
+                return described.with_error_code(ResponseError::InvalidGroupId.code());
+            }
             let Some(group) = inner.coordinator.describe_consumer(&id) else {
                 return described
                     .with_error_code(ResponseError::GroupIdNotFound.code())

@@ -249,9 +249,14 @@ impl Groups {
     /// `SyncGroup`.
     pub(crate) async fn sync(
         broker: &Arc<Broker>,
-        _context: &Context,
+        context: &Context,
         request: SyncGroupRequest,
     ) -> SyncGroupResponse {
+        let is_told = request.protocol_type.is_some() && request.protocol_name.is_some();
+        if context.version >= 5 && !is_told {
+            let error = ResponseError::InconsistentGroupProtocol;
+            return SyncGroupResponse::default().with_error_code(error.code());
+        }
         let sync = Sync {
             standing: Standing {
                 group: shared(&request.group_id),
@@ -311,6 +316,10 @@ impl Groups {
         request: LeaveGroupRequest,
     ) -> LeaveGroupResponse {
         let group = shared(&request.group_id);
+        if group.is_empty() {
+            let error = ResponseError::InvalidGroupId;
+            return LeaveGroupResponse::default().with_error_code(error.code());
+        }
         let now = broker.env.clock.monotonic();
         let leave = |member: &StrBytes, instance: Option<&StrBytes>| {
             let (member, instance) = (shared(member), instance.map(shared));

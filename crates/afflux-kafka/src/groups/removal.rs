@@ -17,7 +17,7 @@ use kafka_protocol::{
 
 use super::{Groups, shared};
 use crate::{
-    broker::{Broker, Context},
+    broker::{Broker, Context, once},
     code,
     group::{Answer, GroupId},
 };
@@ -30,7 +30,7 @@ impl Groups {
         request: DeleteGroupsRequest,
     ) -> DeleteGroupsResponse {
         let mut results = Vec::with_capacity(request.groups_names.len());
-        for id in request.groups_names {
+        for id in once(request.groups_names, Clone::clone) {
             let (broker, group) = (Arc::clone(broker), shared(&id));
             let deleting = tokio::spawn(async move { Self::delete_one(&broker, &group).await });
             let outcome = deleting
@@ -46,9 +46,6 @@ impl Groups {
     }
 
     async fn delete_one(broker: &Arc<Broker>, group: &GroupId) -> Result<(), ResponseError> {
-        if group.is_empty() {
-            return Err(ResponseError::InvalidGroupId);
-        }
         let _held = broker.groups.hold_commits().await;
         let ending = broker.groups.ask(|coordinator, token| vec![coordinator.end(token, group)]);
         let Some(Answer::Ended(outcome)) = ending.await else {

@@ -169,6 +169,12 @@ async fn write(
     request: &TxnOffsetCommitRequest,
     commits: &[Made],
 ) -> Result<(), ResponseError> {
+    if request.transactional_id.is_empty() {
+        return Err(ResponseError::InvalidRequest);
+    }
+    if request.group_id.is_empty() {
+        return Err(ResponseError::InvalidGroupId);
+    }
     check_size(commits)?;
     let groups = &broker.groups;
     let _begun = groups.begin_commit().await;

@@ -11,6 +11,7 @@ mod apache;
 #[expect(dead_code, reason = "only what is asked over a connection")]
 #[path = "../support/client.rs"]
 mod client;
+mod edges;
 mod java;
 mod program;
 mod rust;
@@ -201,6 +202,20 @@ fn apache_kafka_does_the_same() {
     let started = Program::start(&mut java.command(java::KAFKA));
     check_with(&mut kafka, "Java 4", Box::new(started));
     tools::check(&kafka.bootstrap());
+}
+
+/// What is asked wrongly is refused as Apache Kafka refuses it.
+#[test]
+fn errors_are_those_of_apache_kafka() {
+    let (kafka, node) = (Apache::start(), Afflux::start());
+    let (expected, found) = (edges::ask(&kafka.bootstrap()), edges::ask(&node.bootstrap()));
+    let mut told = Vec::new();
+    for ((what, kafkas), (_, ours)) in expected.iter().zip(&found) {
+        if (kafkas != ours) != edges::DIFFERENT.contains(&what.as_str()) {
+            told.push(format!("{what}: {kafkas:?}, not {ours:?}"));
+        }
+    }
+    assert!(told.is_empty(), "{} of {}:\n{}", told.len(), found.len(), told.join("\n"));
 }
 
 #[test]

@@ -492,11 +492,11 @@ impl Group {
 
     /// Whether somebody is the member that they say they are, in this generation.
     fn check(&self, standing: &Standing) -> Result<(), ResponseError> {
-        if let Some(instance) = &standing.instance
-            && let Some(bearer) = self.bearer(instance)
-            && bearer != standing.member
-        {
-            return Err(ResponseError::FencedInstanceId);
+        if let Some(instance) = &standing.instance {
+            let bearer = self.bearer(instance).ok_or(ResponseError::UnknownMemberId)?;
+            if bearer != standing.member {
+                return Err(ResponseError::FencedInstanceId);
+            }
         }
         if !self.members.contains_key(&standing.member) {
             return Err(ResponseError::UnknownMemberId);
