@@ -98,6 +98,12 @@ struct Arguments {
     /// Begin nothing new after so long; the same command goes on there
     #[arg(long, value_name = "MINUTES", requires = "results")]
     minutes: Option<u64>,
+    /// Only the cases of `broker` that have this in their names
+    #[arg(long, value_name = "TEXT")]
+    case: Option<String>,
+    /// `broker` without Apache Kafka beside it: to profile ours
+    #[arg(long)]
+    alone: bool,
 }
 
 /// What a benchmark is told.
@@ -111,6 +117,10 @@ struct Settings {
     results: Option<PathBuf>,
     /// After which nothing new is begun.
     length_max: Option<Duration>,
+    /// What a case must have in its name.
+    case: String,
+    /// Without others to compare with.
+    alone: bool,
 }
 
 impl Settings {
@@ -134,8 +144,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let Some(benchmark) = BENCHMARKS.iter().find(|one| one.name == arguments.name) else {
         bail!("there is no benchmark `{}`\n\n{}", arguments.name, list());
     };
-    if arguments.results.is_some() && benchmark.name != "broker" {
-        bail!("`{}` is short: --results is for `broker`", benchmark.name);
+    let chosen = arguments.results.is_some() || arguments.case.is_some() || arguments.alone;
+    if chosen && benchmark.name != "broker" {
+        bail!("`{}` is short: --results, --case and --alone are for `broker`", benchmark.name);
     }
     if cfg!(debug_assertions) {
         eprintln!("warning: built without --release, so these figures say nothing");
@@ -153,6 +164,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         dir: dir.path().to_path_buf(),
         results: arguments.results.clone(),
         length_max: arguments.minutes.map(Duration::from_mins),
+        case: arguments.case.clone().unwrap_or_default(),
+        alone: arguments.alone,
     };
     let mut report = Report::new(benchmark.name, arguments.json);
     (benchmark.run)(&settings, &mut report)

@@ -12,6 +12,7 @@ use std::{
     panic::resume_unwind,
     sync::{Arc, Weak},
     thread,
+    time::Duration,
 };
 
 use afflux_catalog::Catalog;
@@ -220,6 +221,9 @@ impl Drop for LastWill {
     }
 }
 
+/// How far behind the log the line may be while nothing is made of it.
+const UNUSED: Duration = Duration::from_millis(100);
+
 fn run(mut line: Line, runtime: &tokio::runtime::Runtime, mut stopping: watch::Receiver<bool>) {
     let log = line.log();
     let (mut appended, mut durable) = (log.appended(), log.durable());
@@ -234,6 +238,20 @@ fn run(mut line: Line, runtime: &tokio::runtime::Runtime, mut stopping: watch::R
             Step::Halted => return,
             Step::Wait { until, on_append } => (until, on_append),
         };
+        if line.is_unused() {
+            runtime.block_on(async {
+                let grown = async {
+                    let _ = appended.changed().await;
+                    tokio::time::sleep(UNUSED).await;
+                };
+                tokio::select! {
+                    _ = stopping.changed() => {}
+                    () = line.stirred() => {}
+                    () = grown => {}
+                }
+            });
+            continue;
+        }
         runtime.block_on(async {
             tokio::select! {
                 _ = stopping.changed() => {}

@@ -160,6 +160,11 @@ impl Line {
         }
     }
 
+    /// Whether there is no pipeline, so that nobody cares what is appended.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.slots.is_empty() && self.in_flight.is_empty()
+    }
+
     /// Does the next piece of work. Never waits.
     pub(crate) fn step(&mut self) -> Step {
         while let Ok(command) = self.commands.try_recv() {

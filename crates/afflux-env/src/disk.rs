@@ -83,6 +83,13 @@ pub trait Lock: Send + Sync {}
 pub trait File: Send + Sync {
     /// Fills `buf` from `position`; `UnexpectedEof` if the file ends before that.
     fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()>;
+    /// Reads that many bytes behind what `buf` holds; `UnexpectedEof` if the file ends before that.
+    /// Then what `buf` holds is anybody's guess.
+    fn read_onto(&self, buf: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<()> {
+        let held = buf.len();
+        buf.resize(held + bytes, 0);
+        self.read_exact_at(&mut buf[held..], position)
+    }
     /// Writes all of `buf` at `position`, growing the file if need be.
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()>;
     /// Writes the buffers one behind the other, in one call where the system has one.

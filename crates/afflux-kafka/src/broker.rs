@@ -17,7 +17,9 @@ use kafka_protocol::{
 use tokio::sync::watch;
 
 use crate::{
-    Options, api, configs, fetch,
+    Options, api,
+    buffers::Buffers,
+    configs, fetch,
     groups::Groups,
     list_offsets, metadata, partitions, produce, replicas, topics,
     transaction::EPOCH_BUMP,
@@ -46,6 +48,8 @@ pub(crate) struct Broker {
     pub(crate) env: Env,
     pub(crate) log: Arc<EmbeddedLog>,
     pub(crate) options: Options,
+    /// What requests are read into.
+    pub(crate) buffers: Buffers,
     /// Where clients are told to connect.
     pub(crate) host: StrBytes,
     pub(crate) port: i32,
@@ -339,7 +343,9 @@ pub(crate) mod tests {
         let transactions = Transactions::rebuild(&env, &log, minute, 60 * minute).unwrap();
         let (_, shutdown) = tokio::sync::watch::channel(false);
         let host = StrBytes::from_static_str("localhost");
-        Arc::new(Broker { env, log, options, host, port: 0, groups, transactions, shutdown })
+        let buffers = Buffers::default();
+        let port = 0;
+        Arc::new(Broker { env, log, options, buffers, host, port, groups, transactions, shutdown })
     }
 
     /// Fills a broker's disk, but for room for a few small records.

@@ -1,19 +1,31 @@
 //! One client's connection.
 //!
 //! 1. The reader cuts frames off the byte stream. A frame's length is checked before anything is
-//!    reserved for it, and room is reserved as its bytes arrive.
+//!    reserved for it, and room is reserved as its bytes arrive, in memory that is lent
+//!    ([`crate::buffers`]). What a request's answer waits with holds nothing of its frame, or the
+//!    memory could not be used for the next.
 //! 2. A frame is paid for from the node's budget of request bytes as soon as it is announced, for
 //!    what has come of it takes memory too; while the budget is used up, nothing more is read, and
 //!    the client feels it. So it does while the log's own queue is full.
 //! 3. Each request is begun in the order in which it came (a produce request is in the log's
 //!    hands then) and queued, at most [`IN_FLIGHT_MAX`] of them.
-//! 4. The writer answers in the same order, each answer once it is there. A client that takes
-//!    nothing of its answer for [`crate::Options::stall_max`] is disconnected.
+//! 4. The writer answers in the same order, each answer once it is there; those that are there at
+//!    the same time are written at once. A client that takes nothing of its answer for
+//!    [`crate::Options::stall_max`] is disconnected.
 //!
 //! Whatever is wrong with a request ends its connection and none other, with a line in the log
 //! that names the client: the protocol has no other way to say so.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    io, mem,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use afflux_env::Connection;
 use bytes::{Buf, Bytes, BytesMut};
@@ -26,13 +38,17 @@ use tokio::{
 use crate::{
     Options,
     broker::{self, Broker, Outcome, Pending},
-    wire::Answer,
+    buffers::BUFFER_BYTES,
 };
 
 /// The most requests of one connection that have no answer yet.
 const IN_FLIGHT_MAX: usize = 64;
 /// How much is read at once, at least.
 const READ_BYTES: usize = 64 << 10;
+/// What a connection that waits can take: a whole request of most kinds.
+const FIRST_BYTES: usize = 1 << 10;
+/// Answers are written at once until they have this many bytes.
+const TOGETHER_BYTES: usize = 64 << 10;
 /// How much room is made for a frame at once, at most.
 const RESERVE_BYTES_MAX: usize = 1 << 20;
 /// In what the budget of request bytes is counted.
@@ -129,23 +145,74 @@ async fn write(
     mut queued: mpsc::Receiver<InFlight>,
     stall_max: Duration,
 ) -> Result<(), Ended> {
-    while let Some(in_flight) = queued.recv().await {
-        match in_flight.pending.await {
-            Outcome::Respond(answer) => write_answer(&mut writer, answer, stall_max).await?,
-            Outcome::Silent => {}
-            Outcome::Close(reason) => return Err(Ended::Request(reason)),
+    let mut next = queued.recv().await;
+    while let Some(mut first) = next.take() {
+        let outcome = (&mut first.pending).await;
+        let mut answers = Answers::default();
+        answers.add(outcome, first);
+        // What is ready goes along: one call, and the client is woken once.
+        while answers.bytes < TOGETHER_BYTES
+            && answers.ended.is_none()
+            && let Ok(mut in_flight) = queued.try_recv()
+        {
+            match ready(in_flight.pending.as_mut()).await {
+                Poll::Ready(outcome) => answers.add(outcome, in_flight),
+                Poll::Pending => {
+                    next = Some(in_flight);
+                    break;
+                }
+            }
+        }
+        write_pieces(&mut writer, answers.pieces, stall_max).await?;
+        if let Some(reason) = answers.ended {
+            return Err(Ended::Request(reason));
+        }
+        // What was paid for them is given back before the next is waited for.
+        drop(answers.requests);
+        if next.is_none() {
+            next = queued.recv().await;
         }
     }
     writer.shutdown().await?;
     Ok(())
 }
 
-async fn write_answer(
+/// Answers that are written at once.
+#[derive(Default)]
+struct Answers {
+    pieces: VecDeque<Bytes>,
+    bytes: usize,
+    /// Kept until they are written.
+    requests: Vec<InFlight>,
+    /// Why the connection ends behind them.
+    ended: Option<String>,
+}
+
+impl Answers {
+    fn add(&mut self, outcome: Outcome, request: InFlight) {
+        match outcome {
+            Outcome::Respond(answer) => {
+                let pieces = answer.into_pieces();
+                self.bytes += pieces.iter().map(Bytes::len).sum::<usize>();
+                self.pieces.extend(pieces);
+            }
+            Outcome::Silent => {}
+            Outcome::Close(reason) => self.ended = Some(reason),
+        }
+        self.requests.push(request);
+    }
+}
+
+/// What a future gives, if it need not be waited for.
+async fn ready<T>(mut future: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<T> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
+
+async fn write_pieces(
     writer: &mut (impl AsyncWrite + Unpin),
-    answer: Answer,
+    mut pieces: VecDeque<Bytes>,
     stall_max: Duration,
 ) -> Result<(), Ended> {
-    let mut pieces: std::collections::VecDeque<Bytes> = answer.into_pieces().into();
     while !pieces.is_empty() {
         let slices: Vec<io::IoSlice<'_>> =
             pieces.iter().take(64).map(|piece| io::IoSlice::new(piece)).collect();
@@ -177,9 +244,25 @@ async fn next_frame(
 ) -> Result<(Bytes, OwnedSemaphorePermit), Ended> {
     let Options { stall_max, idle_max, frame_bytes_max, .. } = broker.options;
     while buffer.is_empty() {
-        buffer.reserve(READ_BYTES);
-        match timeout(idle_max, fill(reader, buffer)).await {
-            Ok(filled) => filled?,
+        if buffer.capacity() == 0 {
+            *buffer = broker.buffers.take();
+        }
+        buffer.reserve(BUFFER_BYTES);
+        if let Poll::Ready(filled) = ready(pin!(fill(reader, buffer))).await {
+            filled?;
+            continue;
+        }
+        // Nothing has come: who waits holds no memory of others.
+        broker.buffers.give(mem::take(buffer));
+        let mut first = [0; FIRST_BYTES];
+        match timeout(idle_max, reader.read(&mut first)).await {
+            Ok(filled) => match filled? {
+                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                bytes => {
+                    *buffer = broker.buffers.take();
+                    buffer.extend_from_slice(&first[..bytes]);
+                }
+            },
             // Who waits for an answer is not idle.
             Err(_) if Arc::strong_count(busy) > 1 => {}
             Err(_) => return Err(Ended::Idle),
@@ -235,18 +318,19 @@ fn client_of(frame: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Answer;
 
     #[tokio::test]
     async fn a_client_that_takes_nothing_is_given_up() {
         let (mut client, mut server) = tokio::io::duplex(16);
-        let answer = || Answer::framed(vec![Bytes::from(vec![7; 60])]);
+        let answer = || Answer::framed(vec![Bytes::from(vec![7; 60])]).into_pieces().into();
         let patience = Duration::from_millis(20);
-        let ended = write_answer(&mut server, answer(), patience).await;
+        let ended = write_pieces(&mut server, answer(), patience).await;
         assert!(matches!(ended, Err(Ended::Unread)), "{ended:?}");
         // One that is slow but takes it gets all of it.
         let mut taken = vec![0; 16 + 64];
         let (written, read) = tokio::join!(
-            write_answer(&mut server, answer(), Duration::from_mins(1)),
+            write_pieces(&mut server, answer(), Duration::from_mins(1)),
             client.read_exact(&mut taken)
         );
         assert!(written.is_ok() && read.is_ok());

@@ -1,6 +1,7 @@
 //! Fetch: reads durable batches, waiting for them if there are too few.
 //!
-//! 1. Each partition's bounds say whether there is anything to read; only then is it read.
+//! 1. Each partition's bounds say whether there is anything to read; only then is it read: at once
+//!    as long as it is in memory, then on a thread that may wait for the disk.
 //! 2. With fewer bytes than the client wants, though there was room for more, the answer waits
 //!    until more became durable, the client's patience ends, or the node stops.
 //! 3. The answer is encoded around the batches, which are passed on where they lie.
@@ -119,38 +120,89 @@ async fn read(
     bytes_max: usize,
     isolation: Isolation,
 ) -> Vec<Got> {
-    let wanted = || topics.iter().flat_map(|topic| &topic.partitions);
-    let looked: Vec<Result<(Batches, bool), ResponseError>> =
-        wanted().map(|wanted| look(&broker.log, wanted, isolation)).collect();
-    if !looked.iter().flatten().any(|(_, more)| *more) {
-        return looked.into_iter().map(|looked| looked.map(|(batches, _)| batches)).collect();
+    let mut wanted = topics.iter().flat_map(|topic| &topic.partitions);
+    let mut room = Room { bytes: bytes_max, is_first: true };
+    let mut got: Vec<Got> = Vec::new();
+    let mut on_disk: Vec<Wanted> = Vec::new();
+    for wanted in wanted.by_ref() {
+        let Some(one) = read_hot(&broker.log, wanted, isolation, &mut room) else {
+            on_disk.push(wanted.clone());
+            break;
+        };
+        got.push(one);
     }
-    // What is no longer in memory is read from the disk.
+    if on_disk.is_empty() {
+        return got;
+    }
+    // In their order, for the room is given out in it.
+    on_disk.extend(wanted.cloned());
     let log = Arc::clone(&broker.log);
-    let parts: Vec<Wanted> = wanted().cloned().collect();
+    let count = on_disk.len();
     let task = tokio::task::spawn_blocking(move || {
-        let mut room = bytes_max;
-        let mut is_first = true;
-        parts
-            .iter()
-            .zip(looked)
-            .map(|(wanted, looked)| match looked {
-                Ok((_, true)) => read_one(&log, wanted, isolation, &mut room, &mut is_first),
-                Ok((empty, false)) => Ok(empty),
-                Err(error) => Err(error),
-            })
-            .collect()
+        let read = on_disk.iter().map(|wanted| read_one(&log, wanted, isolation, &mut room));
+        read.collect::<Vec<_>>()
     });
-    let count = wanted().count();
-    task.await.unwrap_or_else(|_| vec![Err(ResponseError::UnknownServerError); count])
+    got.extend(task.await.unwrap_or_else(|_| vec![Err(ResponseError::UnknownServerError); count]));
+    got
 }
 
-/// Nothing of a partition yet, and whether there is something to read.
-fn look(
+/// What is left for an answer's batches.
+struct Room {
+    bytes: usize,
+    /// Nothing was found yet. The first batch of the first partition that has any is passed on
+    /// however large it is, so that nobody is stuck behind it.
+    is_first: bool,
+}
+
+impl Room {
+    /// Takes what there is room for.
+    fn admit(&mut self, wanted: &Wanted, mut got: Batches) -> Batches {
+        let bytes: usize = got.batches.iter().map(Bytes::len).sum();
+        if bytes > self.most(wanted) && !self.is_first {
+            got.batches.clear();
+            got.next = wanted.from;
+            got.aborted.clear();
+        } else if bytes > 0 {
+            self.is_first = false;
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
+        got
+    }
+
+    /// The most that a partition may have.
+    fn most(&self, wanted: &Wanted) -> usize {
+        wanted.bytes_max.min(self.bytes)
+    }
+}
+
+/// Reads one partition within the room that is left; `None` if that needs the disk.
+fn read_hot(
     log: &EmbeddedLog,
     wanted: &Wanted,
     isolation: Isolation,
-) -> Result<(Batches, bool), ResponseError> {
+    room: &mut Room,
+) -> Option<Got> {
+    let (partition, empty) = match look(log, wanted, isolation) {
+        Ok((partition, empty, true)) => (partition, empty),
+        Ok((_, empty, false)) => return Some(Ok(empty)),
+        Err(error) => return Some(Err(error)),
+    };
+    let most = room.most(wanted);
+    if most == 0 && !room.is_first {
+        return Some(Ok(empty));
+    }
+    match log.fetch_hot(partition, wanted.from, most, isolation) {
+        Ok(got) => got.map(|got| Ok(room.admit(wanted, got))),
+        Err(error) => Some(Err(report(&error))),
+    }
+}
+
+/// Nothing of a partition yet, and whether there is something to read.
+fn look<'a>(
+    log: &EmbeddedLog,
+    wanted: &'a Wanted,
+    isolation: Isolation,
+) -> Result<(&'a TopicPartition, Batches, bool), ResponseError> {
     let partition = wanted.at.as_ref().map_err(|error| *error)?;
     let bounds = log.bounds(partition).map_err(|error| code::of_read(&error))?;
     wanted.epoch?;
@@ -160,7 +212,7 @@ fn look(
         return Err(ResponseError::OffsetOutOfRange);
     }
     let empty = Batches { batches: Vec::new(), aborted: Vec::new(), next: wanted.from, bounds };
-    Ok((empty, wanted.from < end))
+    Ok((partition, empty, wanted.from < end))
 }
 
 /// Behind the last record that may be shown.
@@ -168,29 +220,14 @@ pub(crate) fn end(bounds: &Bounds, isolation: Isolation) -> Offset {
     if isolation == Isolation::Committed { bounds.stable } else { bounds.durable }
 }
 
-/// Reads one partition within the room that is left. The first batch of the first partition that
-/// has any is passed on however large it is, so that nobody is stuck behind it.
-fn read_one(
-    log: &EmbeddedLog,
-    wanted: &Wanted,
-    isolation: Isolation,
-    room: &mut usize,
-    is_first: &mut bool,
-) -> Got {
-    let partition = wanted.at.as_ref().map_err(|error| *error)?;
-    let most = wanted.bytes_max.min(*room);
-    let mut got =
-        log.fetch(partition, wanted.from, most, isolation).map_err(|error| report(&error))?;
-    let bytes: usize = got.batches.iter().map(Bytes::len).sum();
-    if bytes > most && !*is_first {
-        got.batches.clear();
-        got.next = wanted.from;
-        got.aborted.clear();
-    } else if bytes > 0 {
-        *is_first = false;
-        *room = room.saturating_sub(bytes);
+/// Reads one partition within the room that is left, from the disk if need be.
+fn read_one(log: &EmbeddedLog, wanted: &Wanted, isolation: Isolation, room: &mut Room) -> Got {
+    if let Some(got) = read_hot(log, wanted, isolation, room) {
+        return got;
     }
-    Ok(got)
+    let partition = wanted.at.as_ref().map_err(|error| *error)?;
+    let got = log.fetch(partition, wanted.from, room.most(wanted), isolation);
+    got.map(|got| room.admit(wanted, got)).map_err(|error| report(&error))
 }
 
 fn report(error: &ReadError) -> ResponseError {

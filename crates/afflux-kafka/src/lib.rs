@@ -18,6 +18,7 @@
 
 mod api;
 mod broker;
+mod buffers;
 mod code;
 mod compatibility;
 mod configs;
@@ -56,7 +57,8 @@ pub use compatibility::page as compatibility_page;
 pub use settings::{NodeSettingError, page as settings_page};
 
 use crate::{
-    broker::Broker, connection::BUDGET_UNIT_BYTES, groups::Groups, transactions::Transactions,
+    broker::Broker, buffers::Buffers, connection::BUDGET_UNIT_BYTES, groups::Groups,
+    transactions::Transactions,
 };
 
 /// How long answers in flight may take once the node stops.
@@ -221,7 +223,9 @@ pub async fn start(
     let budget = Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)));
     let places = Arc::new(Semaphore::new(options.connections_max));
     let stopping = shutdown.clone();
-    let broker = Arc::new(Broker { env, log, options, host, port, groups, transactions, shutdown });
+    let buffers = Buffers::default();
+    let broker = Broker { env, log, options, buffers, host, port, groups, transactions, shutdown };
+    let broker = Arc::new(broker);
     // A crash may have come between the end of a topic and that of what was committed for it.
     Groups::forget_topics(&broker).await;
     Transactions::recover(&broker).await;

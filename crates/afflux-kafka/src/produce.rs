@@ -4,7 +4,8 @@
 //! log as it is; nothing is copied or unpacked unless the topic's settings ask for it (`intake`).
 //! Each partition of a request is a group of its own, for each succeeds or fails by itself. The log
 //! takes the groups when the request is read, so that they keep the order of requests; the answer
-//! waits for its tickets alone, so that many requests of one connection share a sync.
+//! waits for its tickets alone, so that many requests of one connection share a sync. It keeps
+//! nothing of the request, whose memory is read into again (`connection`).
 
 use std::{cmp::Ordering, sync::Arc};
 
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ProduceRequest, ProduceResponse,
+        ProduceRequest, ProduceResponse, TopicName as WireTopicName,
         produce_request::TopicProduceData,
         produce_response::{
             BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
@@ -54,12 +55,14 @@ pub(crate) fn start(broker: &Arc<Broker>, context: Context, request: ProduceRequ
     let refusal = (!is_known).then_some(ResponseError::InvalidRequiredAcks);
     let id = request.transactional_id.as_ref().map(|id| TransactionalId::from(&***id));
     let writing = id.map(|id| Writing::produce(id, context.version));
-    let topics: Vec<(TopicProduceData, Vec<Part>)> = request
+    let topics: Vec<(TopicProduceResponse, Vec<Part>)> = request
         .topic_data
         .into_iter()
-        .map(|mut topic| {
-            let parts = append_topic(broker, &context, writing.as_ref(), &mut topic, refusal);
-            (topic, parts)
+        .map(|topic| {
+            let response = TopicProduceResponse::default()
+                .with_name(WireTopicName(text(&topic.name)))
+                .with_topic_id(topic.topic_id);
+            (response, append_topic(broker, &context, writing.as_ref(), topic, refusal))
         })
         .collect();
     let broker = Arc::clone(broker);
@@ -75,12 +78,7 @@ pub(crate) fn start(broker: &Arc<Broker>, context: Context, request: ProduceRequ
                 }
                 responses.push(response);
             }
-            answer.responses.push(
-                TopicProduceResponse::default()
-                    .with_name(topic.name)
-                    .with_topic_id(topic.topic_id)
-                    .with_partition_responses(responses),
-            );
+            answer.responses.push(topic.with_partition_responses(responses));
         }
         match failed {
             // Nobody reads an answer; closing is the only way to tell, and Kafka's.
@@ -99,7 +97,7 @@ fn append_topic(
     broker: &Broker,
     context: &Context,
     writing: Option<&Writing>,
-    request: &mut TopicProduceData,
+    request: TopicProduceData,
     refusal: Option<ResponseError>,
 ) -> Vec<Part> {
     let by_id = context.version >= 13;
@@ -107,7 +105,8 @@ fn append_topic(
         if by_id { broker.topic_by_id(request.topic_id) } else { broker.topic(&request.name) };
     let unknown =
         if by_id { ResponseError::UnknownTopicId } else { ResponseError::UnknownTopicOrPartition };
-    std::mem::take(&mut request.partition_data)
+    request
+        .partition_data
         .into_iter()
         .map(|data| {
             let partition =

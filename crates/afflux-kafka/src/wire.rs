@@ -83,8 +83,11 @@ pub(crate) fn parse(mut header: Header, mut frame: Bytes) -> Result<Request, Unr
         if length > frame.len() {
             return Err(MalformedRequest::Truncated.into());
         }
-        header.client = StrBytes::from_utf8(frame.split_to(length))
+        // A copy: the answer keeps it, and must not keep the frame.
+        let client = std::str::from_utf8(&frame[..length])
             .map_err(|error| Unreadable::Undecodable(error.to_string()))?;
+        header.client = StrBytes::from_string(client.to_owned());
+        frame.advance(length);
     }
     let flexible = api.is_flexible(version);
     if flexible {

@@ -162,6 +162,22 @@ impl Shared {
         }
     }
 
+    /// Reads a partition if nothing of it is wanted from the disk.
+    pub(crate) fn read_hot(&self, request: &Request<'_>) -> Result<Option<Batches>, ReadError> {
+        let partition = request.partition;
+        let number = self.stream(partition)?;
+        let found = look(&self.state.lock(), number, request, &SectionsRead::new())?;
+        match found {
+            Found::Batches { wanted, aborted, next, bounds }
+                if wanted.iter().all(Wanted::is_hot) =>
+            {
+                let batches = reader::fetch(partition, &wanted)?;
+                Ok(Some(Batches { batches, aborted, next, bounds }))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Reads the entries of a run, to ask the index again.
     pub(crate) fn read_section(
         &self,

@@ -30,6 +30,7 @@ use tokio::sync::watch;
 
 use crate::{
     contract::{Appended, Batches, Group, Isolation, Log, Ticket, TopicSpec},
+    door::Request,
     error::{AppendError, OpenError, ReadError, TopicError, TrimError},
     group,
     meta::{Change, Meta, Topic},
@@ -226,6 +227,18 @@ impl EmbeddedLog {
         isolation: Isolation,
     ) -> Result<Batches, ReadError> {
         self.read(partition, from, Offset(i64::MAX), bytes_max, isolation)
+    }
+
+    /// The same if all of it is in memory; `None` if a disk would have to be asked.
+    pub fn fetch_hot(
+        &self,
+        partition: &TopicPartition,
+        from: Offset,
+        bytes_max: usize,
+        isolation: Isolation,
+    ) -> Result<Option<Batches>, ReadError> {
+        let to = Offset(i64::MAX);
+        self.shared.read_hot(&Request { partition, from, to, bytes_max, isolation })
     }
 
     /// The first durable record with a timestamp at or after `time`: its offset and timestamp.

@@ -16,6 +16,7 @@ use crate::{
     contract::{Entry, Group},
     error::AppendError,
     index::Stream,
+    memory,
     meta::Meta,
     options::LogOptions,
 };
@@ -92,7 +93,7 @@ impl Prepared {
                     )
                 })
                 .collect();
-            let mut fresh = Vec::with_capacity(payload.len());
+            let mut fresh = memory::take(payload.len());
             frame::put_group(&mut fresh, self.time, kept.len());
             let starts = self
                 .metas
@@ -116,6 +117,7 @@ fn batch_meta(entry: &Entry, stream: u32) -> Result<BatchMeta, AppendError> {
         return Err(malformed(format!("{behind} bytes follow it")));
     }
     let meta = BatchMeta::new(stream, &header, &entry.batch);
+    debug_assert!(afflux_record::batch::verify_crc(&entry.batch).is_ok(), "its checksum holds");
     if header.is_control() && meta.marker.is_none() {
         return Err(malformed("it is a control batch of an unknown kind".to_owned()));
     }
@@ -162,7 +164,7 @@ pub(crate) fn build(
     let partitions: Vec<_> = group.entries.iter().map(|entry| entry.partition.clone()).collect();
     let bytes = frame::group_bytes(group.entries.iter().map(|entry| entry.batch.len()));
     let body = if bytes <= options.whole_group_bytes_max {
-        let mut payload = Vec::with_capacity(bytes);
+        let mut payload = memory::take(bytes);
         frame::put_group(&mut payload, time, metas.len());
         let entries = metas.iter().zip(&group.entries);
         let starts =

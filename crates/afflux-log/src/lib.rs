@@ -20,6 +20,7 @@
 //! | `compaction` | of all records with one key the newest stays |
 //! | `index`, `hot` | where batches lie; pure |
 //! | `reader` | batches from memory or disk |
+//! | `memory` | what frames and batches lie in, used over and over |
 //! | `keeper` | next file, index files, dead files |
 //! | `journal` | the files and their bytes |
 //! | `repair` | reads a whole journal, and cuts what is corrupt out of it |
@@ -35,6 +36,7 @@ mod hot;
 mod index;
 mod journal;
 mod keeper;
+mod memory;
 mod meta;
 mod open;
 mod options;

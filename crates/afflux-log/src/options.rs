@@ -57,7 +57,7 @@ impl Default for LogOptions {
             compaction_bytes_max: 64 << 20,
             retention_check: Duration::from_mins(1),
             partitions_max: 10_000,
-            spares_max: 4,
+            spares_max: 16,
         }
     }
 }

@@ -16,13 +16,14 @@ use std::{collections::VecDeque, io, sync::Arc};
 use afflux_env::Disk;
 use afflux_record::{Header, batch};
 use afflux_types::{LeaderEpoch, Offset, TopicPartition};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
     error::ReadError,
     index::{IndexEntry, Run, WHOLE},
     journal::{IndexFile, JournalFile, Section},
+    memory,
     sequencer::Sequencer,
 };
 
@@ -54,6 +55,13 @@ pub(crate) struct Wanted {
     sources: Vec<Source>,
     /// Whether it lies in one piece, as it is to be read.
     is_whole: bool,
+}
+
+impl Wanted {
+    /// Whether all of it is in memory.
+    pub(crate) fn is_hot(&self) -> bool {
+        self.sources.iter().all(|source| matches!(source, Source::Hot(_)))
+    }
 }
 
 /// Where the entries of a sealed file are from.
@@ -186,22 +194,29 @@ fn near(wanted: &[Wanted], file: &Arc<JournalFile>, from: u64, bytes: u32) -> us
 }
 
 fn read(file: &JournalFile, at: u64, bytes: usize) -> Result<Bytes, ReadError> {
-    let mut buf = vec![0; bytes];
-    file.read(&mut buf, at)
-        .map_err(|source| ReadError::Io { path: file.path.clone(), source: Arc::new(source) })?;
-    Ok(buf.into())
+    let mut buf = memory::take(bytes);
+    read_onto(file, &mut buf, at, bytes)?;
+    Ok(memory::share(buf))
+}
+
+fn read_onto(
+    file: &JournalFile,
+    buf: &mut Vec<u8>,
+    at: u64,
+    bytes: usize,
+) -> Result<(), ReadError> {
+    file.read_onto(buf, bytes, at)
+        .map_err(|source| ReadError::Io { path: file.path.clone(), source: Arc::new(source) })
 }
 
 /// Joins the pieces of a staged batch. Its offset was not known when they were written.
 fn join(partition: &TopicPartition, wanted: &Wanted) -> Result<Bytes, ReadError> {
     let entry = &wanted.entry;
-    let mut joined = BytesMut::with_capacity(entry.bytes as usize);
+    let mut joined = memory::take(entry.bytes as usize);
     for source in &wanted.sources {
         match source {
             Source::Hot(bytes) => joined.extend_from_slice(bytes),
-            Source::Disk(file, at, bytes) => {
-                joined.extend_from_slice(&read(file, *at, *bytes as usize)?);
-            }
+            Source::Disk(file, at, bytes) => read_onto(file, &mut joined, *at, *bytes as usize)?,
         }
     }
     let corrupt = |reason: String| ReadError::Corrupt {
@@ -212,7 +227,7 @@ fn join(partition: &TopicPartition, wanted: &Wanted) -> Result<Bytes, ReadError>
     batch::patch(&mut joined, Offset(entry.base), LeaderEpoch(entry.epoch))
         .and_then(|()| batch::verify_crc(&joined))
         .map_err(|error| corrupt(error.to_string()))?;
-    Ok(joined.freeze())
+    Ok(memory::share(joined))
 }
 
 fn check(

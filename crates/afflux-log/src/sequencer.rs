@@ -30,7 +30,6 @@ use std::{
 
 use afflux_record::frame::{self, FRAME_HEADER_BYTES, Kind, frame_bytes};
 use afflux_types::{Incarnation, JournalPosition, LeaderEpoch, Offset, Timestamp};
-use bytes::Bytes;
 use hashbrown::HashMap;
 
 use staging::Deferred;
@@ -44,6 +43,7 @@ use crate::{
     hot::HotTail,
     index::{IndexEntry, Stream, WHOLE},
     journal::{FIRST_PAGE, Frame, JournalFile, Payload, WriteBatch, encode_producers},
+    memory,
     options::LogOptions,
     producers::{Verdict, is_numbered, is_tracked},
 };
@@ -51,6 +51,8 @@ use crate::{
 /// Kept back in the last file for changes of the log's own metadata, so that topics can be
 /// removed when the disk is full.
 const META_RESERVE: u64 = 64 << 10;
+/// From this size of batches on, sums are put together faster than they are taken.
+const SUMS_FROM_BYTES: usize = 4 << 10;
 /// Producers that have not written for this long are forgotten (Kafka's default).
 const PRODUCER_EXPIRY_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -251,7 +253,7 @@ impl Sequencer {
 
     fn mark(&mut self, kind: Kind) {
         if let Some(position) = self.reserve(0, true) {
-            self.enqueue(position, kind, Bytes::new(), Vec::new(), None);
+            self.enqueue(position, kind, Payload::empty(), Vec::new(), None);
         }
     }
 
@@ -415,7 +417,15 @@ impl Sequencer {
         } else {
             Some((ticket, appended))
         };
-        self.enqueue(position, Kind::Group, payload.into(), ends, ticket);
+        // Taken from the batches' own checksums if that costs less than to go through them.
+        let sums = payload.len() >= starts.len() * SUMS_FROM_BYTES;
+        let crc = sums.then(|| frame::group_crc(&payload, &starts));
+        let payload = memory::share(payload);
+        let payload = match crc {
+            Some(crc) => Payload::summed(payload, crc),
+            None => Payload::new(payload),
+        };
+        self.enqueue(position, Kind::Group, payload, ends, ticket);
         self.boundary(end);
         None
     }
@@ -474,7 +484,7 @@ impl Sequencer {
     /// Seals the present file and begins the next.
     fn roll(&mut self, next: Arc<JournalFile>) {
         let position = self.tail;
-        self.enqueue(position, Kind::Seal, Bytes::new(), Vec::new(), None);
+        self.enqueue(position, Kind::Seal, Payload::empty(), Vec::new(), None);
         let groups_end = self.groups_end;
         if let Some(state) = self.files.get_mut(&self.file.base) {
             state.seal_boundaries(groups_end);
@@ -497,14 +507,13 @@ impl Sequencer {
         &mut self,
         position: u64,
         kind: Kind,
-        payload: Bytes,
+        payload: Payload,
         ends: Vec<(u32, i64)>,
         ticket: Option<(TicketSender, Appended)>,
     ) {
         self.sequence += 1;
         self.in_flight_bytes += payload.len();
-        self.hot.push(position + FRAME_HEADER_BYTES as u64, payload.clone());
-        let payload = Payload::new(payload);
+        self.hot.push(position + FRAME_HEADER_BYTES as u64, payload.bytes.clone());
         let frame = Frame { position, sequence: self.sequence, kind, payload };
         self.tail = frame.end();
         self.queue.push_back(Queued { frame, file: self.file.clone(), ends, ticket });

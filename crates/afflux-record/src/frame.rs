@@ -34,7 +34,11 @@
 use afflux_types::{Incarnation, JournalPosition, Offset, ProducerEpoch, ProducerId, Timestamp};
 use bytes::{Buf, BufMut};
 
-use crate::{BatchError, Header, Marker, batch::TRANSACTIONAL};
+use crate::{
+    BatchError, Header, Marker,
+    batch::{ATTRIBUTES_AT, CRC_AT, TRANSACTIONAL},
+    crc,
+};
 
 /// Bytes in front of a payload.
 pub const FRAME_HEADER_BYTES: usize = 48;
@@ -57,6 +61,24 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
 /// The same, going on from the checksum of what came before.
 pub fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, bytes)
+}
+
+/// The checksum of a group's payload, without looking at all of it: most of what a batch consists
+/// of has its checksum in the batch, which must have been checked. `starts` are the places of the
+/// batches, one behind the other and the last up to the end, each as long as its prefix says.
+pub fn group_crc(payload: &[u8], starts: &[usize]) -> u32 {
+    let mut crc = 0;
+    let mut at = 0;
+    for start in starts {
+        let covered = start + ATTRIBUTES_AT;
+        let mut length = &payload[start - 4..*start];
+        let end = start + length.get_u32_le() as usize;
+        crc = crc32c_append(crc, &payload[at..covered]);
+        let mut stored = &payload[start + CRC_AT..covered];
+        crc = crc::join(crc, stored.get_u32(), (end - covered) as u32);
+        at = end;
+    }
+    crc32c_append(crc, &payload[at..])
 }
 
 /// What a frame is for.
@@ -133,11 +155,9 @@ impl FrameHeader {
         self.sealed(|header| crc32c::crc32c_append(header, payload))
     }
 
-    /// The same, where the checksum of the payload alone is known. Costs a few microseconds,
-    /// whatever the payload's length.
+    /// The same, where the checksum of the payload alone is known.
     pub fn encode_over(&self, payload_crc: u32) -> [u8; FRAME_HEADER_BYTES] {
-        let length = self.length as usize;
-        self.sealed(|header| crc32c::crc32c_combine(header, payload_crc, length))
+        self.sealed(|header| crc::join(header, payload_crc, self.length))
     }
 
     fn sealed(&self, over: impl FnOnce(u32) -> u32) -> [u8; FRAME_HEADER_BYTES] {

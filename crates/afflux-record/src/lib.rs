@@ -8,6 +8,7 @@ mod builder;
 pub mod changelog;
 pub mod compression;
 mod control;
+mod crc;
 pub mod frame;
 mod murmur2;
 mod rewrite;

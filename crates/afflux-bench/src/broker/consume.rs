@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{Advice, fadvise};
 
 use super::{
@@ -38,7 +38,10 @@ pub(super) fn run(bench: &mut Bench<'_>, results: &mut Results, report: &mut Rep
     for (what, bytes, is_cold) in [("consume hot", HOT_BYTES, false), ("consume cold", cold, true)]
     {
         for case in bench.cases {
-            one(bench, results, report, (&case.named(what), *case, bytes, is_cold))?;
+            let name = case.named(what);
+            if bench.wants(&name) {
+                one(bench, results, report, (&name, *case, bytes, is_cold))?;
+            }
         }
     }
     Ok(())
@@ -52,17 +55,18 @@ fn one(
 ) -> Result<()> {
     let dir = bench.settings.dir.clone();
     let length = if is_cold { Duration::ZERO } else { bench.length };
+    let sides = bench.sides(&SIDES, |side| side.1);
     let mut filled = None;
     let outcome = results.case(name, |round| {
         let brokers = bench.brokers()?;
         let (topics, file) = match &filled {
             Some(filled) => filled,
-            None => filled.insert(fill(brokers, case, bytes, &dir)?),
+            None => filled.insert(fill(brokers, &sides, (case, bytes), &dir)?),
         };
         let forget = || if is_cold { forget(&dir) } else { Ok(()) };
-        let mut figures = in_turn(round, &SIDES, |(side, which)| {
+        let mut figures = in_turn(round, &sides, |(side, which)| {
             forget()?;
-            let topic = if which == Which::Ours { &topics.0 } else { &topics.1 };
+            let topic = topic_of(topics, which)?;
             let before = brokers.cpu(which)?;
             let moved = prebuilt::read(brokers.address(which), topic, case.partitions, length)?;
             let cpu = brokers.cpu(which)? - before;
@@ -73,8 +77,7 @@ fn one(
         Ok(figures)
     });
     if let (Some((topics, _)), Some(brokers)) = (filled, &bench.brokers) {
-        brokers.remove(Which::Ours, &topics.0)?;
-        brokers.remove(Which::Kafka, &topics.1)?;
+        topics.iter().try_for_each(|(which, topic)| brokers.remove(*which, topic))?;
         fs::remove_file(dir.join("sent"))?;
     }
     let figures = outcome?;
@@ -87,13 +90,21 @@ fn one(
     Ok(())
 }
 
+/// A topic of each broker.
+type Topics = Vec<(Which, String)>;
+
+fn topic_of(topics: &Topics, which: Which) -> Result<&str> {
+    let found = topics.iter().find(|(of, _)| *of == which);
+    found.map(|(_, topic)| topic.as_str()).context("a side without a topic")
+}
+
 /// Fills a topic of each broker and the raw loop's file.
 fn fill(
     brokers: &mut Brokers,
-    case: Case,
-    bytes: u64,
+    sides: &[(&str, Which)],
+    (case, bytes): (Case, u64),
     dir: &Path,
-) -> Result<((String, String), File)> {
+) -> Result<(Topics, File)> {
     let mut filled = |which| -> Result<String> {
         let topic = brokers.create(which, case.partitions, &[])?;
         let load = Load::new(&topic, case.partitions, case.record_bytes)?;
@@ -102,8 +113,8 @@ fn fill(
         Ok(topic)
     };
     // Ours last, as the newest bytes in its memory are those of any topic.
-    let theirs = filled(Which::Kafka)?;
-    let topics = (filled(Which::Ours)?, theirs);
+    let topics = sides.iter().rev().map(|(_, which)| Ok((*which, filled(*which)?)));
+    let topics = topics.collect::<Result<_>>()?;
     let file = raw::filled(&dir.join("sent"), bytes)?;
     settle();
     Ok((topics, file))

@@ -56,6 +56,9 @@ pub(super) fn partitions(
     results: &mut Results,
     report: &mut Report,
 ) -> Result<()> {
+    if !bench.wants("many") {
+        return Ok(());
+    }
     let length = bench.length;
     let figures = results.case("many", |round| {
         let brokers = bench.brokers()?;
@@ -189,6 +192,9 @@ pub(super) fn restart(
     let data = bench.settings.dir.join("long");
     let mut node = None;
     let name = format!("restart after SIGKILL with {} GiB of log", bytes >> 30);
+    if !bench.wants(&name) {
+        return Ok(());
+    }
     let figures = results.case(&name, |_| {
         let running = if let Some(running) = node.take() {
             running

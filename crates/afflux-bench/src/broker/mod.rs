@@ -48,6 +48,8 @@ pub(crate) const KAFKA: &str = "Apache Kafka";
 const WARM_TOPIC: &str = "warm-16";
 /// With each client. After less a JVM still compiles beside what is measured.
 const WARM_UP: Duration = Duration::from_secs(6);
+/// The same where there is no JVM.
+const WARM_UP_ALONE: Duration = Duration::from_secs(1);
 
 /// A size of records and a number of partitions.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +90,7 @@ enum Which {
 /// The brokers while they run.
 struct Brokers {
     ours: Node,
-    kafka: Kafka,
+    kafka: Option<Kafka>,
     null: String,
     topics: usize,
 }
@@ -96,24 +98,31 @@ struct Brokers {
 impl Brokers {
     fn start(bench: &Bench<'_>) -> Result<Self> {
         let ours = Node::start(&bench.program, &bench.settings.dir.join("ours"))?;
-        let kafka = Kafka::start(&bench.settings.dir.join("kafka"))?;
+        let kafka = (!bench.settings.alone)
+            .then(|| Kafka::start(&bench.settings.dir.join("kafka")))
+            .transpose()?;
         let brokers = Self { ours, kafka, null: null::start()?.to_string(), topics: 0 };
-        for which in [Which::Ours, Which::Kafka] {
+        let length = if bench.settings.alone { WARM_UP_ALONE } else { WARM_UP };
+        for which in bench.sides(&[Which::Ours, Which::Kafka], |which| *which) {
             let address = brokers.address(which);
             wire::create_topic(address, WARM_TOPIC, 16, &[])?;
-            librdkafka::throughput(address, WARM_TOPIC, 16, 1000, WARM_UP)?;
-            Load::new(WARM_TOPIC, 16, 1000)?.send(address, WARM_UP, ENDLESS)?;
-            prebuilt::read(address, WARM_TOPIC, 16, WARM_UP)?;
+            librdkafka::throughput(address, WARM_TOPIC, 16, 1000, length)?;
+            Load::new(WARM_TOPIC, 16, 1000)?.send(address, length, ENDLESS)?;
+            prebuilt::read(address, WARM_TOPIC, 16, length)?;
             wire::delete_topic(address, WARM_TOPIC)?;
         }
         settle();
         Ok(brokers)
     }
 
+    fn theirs(&self) -> &Kafka {
+        self.kafka.as_ref().expect("what is asked of it is left out without it")
+    }
+
     fn address(&self, which: Which) -> &str {
         match which {
             Which::Ours => &self.ours.addresses.kafka,
-            Which::Kafka => &self.kafka.address,
+            Which::Kafka => &self.theirs().address,
             Which::Null => &self.null,
         }
     }
@@ -122,7 +131,7 @@ impl Brokers {
     fn cpu(&self, which: Which) -> Result<f64> {
         match which {
             Which::Ours => usage::cpu_seconds(self.ours.pid()),
-            Which::Kafka => usage::cpu_seconds(self.kafka.pid()),
+            Which::Kafka => usage::cpu_seconds(self.theirs().pid()),
             Which::Null => Ok(f64::NAN),
         }
     }
@@ -168,6 +177,17 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// Whether a case was asked for.
+    fn wants(&self, case: &str) -> bool {
+        case.contains(&self.settings.case)
+    }
+
+    /// The sides of a case that take part.
+    fn sides<S: Copy>(&self, sides: &[S], which: impl Fn(&S) -> Which) -> Vec<S> {
+        let takes_part = |side: &&S| !self.settings.alone || which(side) != Which::Kafka;
+        sides.iter().filter(takes_part).copied().collect()
+    }
+
     fn brokers(&mut self) -> Result<&mut Brokers> {
         if self.brokers.is_none() {
             self.brokers = Some(Brokers::start(self)?);

@@ -45,10 +45,14 @@ pub(super) fn by_librdkafka(
     ];
     for case in bench.cases {
         let name = case.named("produce, librdkafka");
+        if !bench.wants(&name) {
+            continue;
+        }
+        let sides = bench.sides(&SIDES, |side| side.1);
         let figures = results.case(&name, |round| {
             let length = bench.length;
             let brokers = bench.brokers()?;
-            in_turn(round, &SIDES, |(side, which, settings)| {
+            in_turn(round, &sides, |(side, which, settings)| {
                 let topic = brokers.create(which, case.partitions, settings)?;
                 let before = brokers.cpu(which)?;
                 let sent = librdkafka::throughput(
@@ -91,6 +95,10 @@ pub(super) fn by_prebuilt(
     ] {
         for case in bench.cases {
             let name = case.named(what);
+            if !bench.wants(&name) {
+                continue;
+            }
+            let sides = bench.sides(&sides, |side| side.1);
             let figures = results.case(&name, |round| {
                 let disk = match &mut disk {
                     Some(disk) => disk,
@@ -151,6 +159,10 @@ pub(super) fn latency(
     report: &mut Report,
 ) -> Result<()> {
     const SIDES: [(&str, Which); 2] = [(OURS, Which::Ours), (KAFKA, Which::Kafka)];
+    if !bench.wants("latency") {
+        return Ok(());
+    }
+    let sides = bench.sides(&SIDES, |side| side.1);
     let length = bench.length * 3;
     let mut disk = None;
     let figures = results.case("latency", |round| {
@@ -162,7 +174,7 @@ pub(super) fn latency(
         let brokers = bench.brokers()?;
         let mut syncs = disk.syncs(SYNC_BYTES, warm_up)?;
         settle();
-        let mut figures = in_turn(round, &SIDES, |(side, which)| {
+        let mut figures = in_turn(round, &sides, |(side, which)| {
             let topic = brokers.create(which, LATENCY.partitions, &[])?;
             let address = brokers.address(which);
             let mut load = Paced::new(address, &topic, LATENCY.partitions, LATENCY.record_bytes)?;

@@ -132,6 +132,10 @@ impl File for DirectFile {
         self.cached.read_exact_at(buf, position)
     }
 
+    fn read_onto(&self, buf: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<()> {
+        self.cached.read_onto(buf, bytes, position)
+    }
+
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
         self.write_all_vectored_at(&[buf], position)
     }

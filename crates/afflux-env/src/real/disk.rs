@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::buffer::spare_capacity;
+
 use crate::{Disk, File, Lock, OpenMode, Room};
 
 /// How many buffers one `pwritev` takes on every system that we run on (`IOV_MAX`).
@@ -98,6 +100,23 @@ impl File for RealFile {
         self.0.read_exact_at(buf, position)
     }
 
+    /// Without zeros first, which for much would take as long as the rest.
+    fn read_onto(&self, buf: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<()> {
+        buf.reserve(bytes);
+        let (start, end) = (buf.len(), buf.len() + bytes);
+        while buf.len() < end {
+            let at = position + (buf.len() - start) as u64;
+            match rustix::io::pread(&self.0, spare_capacity(buf), at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // There may have been more room than was asked for.
+        buf.truncate(end);
+        Ok(())
+    }
+
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
         self.0.write_all_at(buf, position)
     }
@@ -162,6 +181,21 @@ mod tests {
         file.read_exact_at(&mut got, 5).unwrap();
         assert_eq!(got, expected);
         assert_eq!(file.len().unwrap(), 5 + expected.len() as u64);
+    }
+
+    #[test]
+    fn what_is_read_lands_behind_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.open(&dir.path().join("f"), OpenMode::Create).unwrap();
+        let written: Vec<u8> = (0..10_000_u32).map(|i| i as u8).collect();
+        file.write_all_at(&written, 0).unwrap();
+        let mut buf = Vec::with_capacity(9_000);
+        buf.push(7);
+        file.read_onto(&mut buf, 100, 50).unwrap();
+        file.read_onto(&mut buf, 9_000, 1_000).unwrap();
+        assert_eq!(buf, [&[7][..], &written[50..150], &written[1_000..]].concat());
+        let error = file.read_onto(&mut buf, 101, 9_900).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

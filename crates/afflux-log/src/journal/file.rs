@@ -211,6 +211,11 @@ impl JournalFile {
         self.file.read_exact_at(buf, position - self.base)
     }
 
+    /// Reads at a journal position, behind what `buf` holds.
+    pub(crate) fn read_onto(&self, buf: &mut Vec<u8>, bytes: usize, at: u64) -> io::Result<()> {
+        self.file.read_onto(buf, bytes, at - self.base)
+    }
+
     /// Tells that these bytes will be read soon.
     pub(crate) fn will_read(&self, position: u64, bytes: u64) {
         self.file.will_read(position - self.base, bytes);

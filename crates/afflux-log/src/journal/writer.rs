@@ -22,7 +22,7 @@ static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 const LARGE: usize = 64 << 10;
 
 /// What a frame says, and its checksum once somebody has taken it: who appends much takes it beside
-/// the writer, who would else do so between two syncs.
+/// the writer, who would else do so between two syncs. That of large batches is known from theirs.
 #[derive(Debug, Clone)]
 pub(crate) struct Payload {
     pub(crate) bytes: Bytes,
@@ -34,13 +34,27 @@ impl Payload {
         Self { bytes, crc: Arc::default() }
     }
 
+    pub(crate) fn empty() -> Self {
+        Self::new(Bytes::new())
+    }
+
+    /// One whose checksum is known.
+    pub(crate) fn summed(bytes: Bytes, crc: u32) -> Self {
+        Self { bytes, crc: Arc::new(OnceLock::from(crc)) }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether the checksum is worth taking ahead.
+    /// Whether the checksum is worth taking ahead, if that is not done.
     pub(crate) fn is_large(&self) -> bool {
         self.len() >= LARGE
+    }
+
+    /// Whether the checksum is known, or somebody is at it.
+    fn is_summed(&self) -> bool {
+        self.is_large() || self.crc.get().is_some()
     }
 
     /// The checksum. Whoever comes second waits for it.
@@ -102,7 +116,7 @@ impl WriteBatch {
                     length: frame.payload.len() as u32,
                     kind: frame.kind,
                 };
-                if frame.payload.is_large() {
+                if frame.payload.is_summed() {
                     header.encode_over(frame.payload.crc())
                 } else {
                     header.encode(&frame.payload.bytes)

@@ -14,7 +14,8 @@ use crate::{
     error::AppendError,
     group::{Body, Prepared},
     index::{IndexEntry, WHOLE},
-    journal::JournalFile,
+    journal::{JournalFile, Payload},
+    memory,
 };
 
 /// A group without a place yet.
@@ -139,7 +140,7 @@ impl Sequencer {
         if batch == batches.len() {
             return true;
         }
-        let mut payload = Vec::with_capacity(PREFIX_BYTES + self.options.chunk_bytes);
+        let mut payload = memory::take(PREFIX_BYTES + self.options.chunk_bytes);
         frame::put_chunk(&mut payload, staged.number, staged.chunks.len() as u32);
         while batch < batches.len() && payload.len() < PREFIX_BYTES + self.options.chunk_bytes {
             let room = PREFIX_BYTES + self.options.chunk_bytes - payload.len();
@@ -159,7 +160,8 @@ impl Sequencer {
         let bytes = (payload.len() - PREFIX_BYTES) as u32;
         staged.chunks.push(Piece { position: JournalPosition(start), bytes });
         staged.next = (batch, byte);
-        self.enqueue(position, Kind::Chunk, payload.into(), Vec::new(), None);
+        let payload = Payload::new(memory::share(payload));
+        self.enqueue(position, Kind::Chunk, payload, Vec::new(), None);
         batch == batches.len()
     }
 
@@ -198,7 +200,7 @@ impl Sequencer {
         }
         let appended =
             Appended { base_offsets, end: JournalPosition(end), append_time: group.time };
-        let payload = commit.encode().into();
+        let payload = Payload::new(commit.encode().into());
         self.enqueue(position, Kind::Commit, payload, ends, Some((ticket, appended)));
         self.boundary(end);
         None

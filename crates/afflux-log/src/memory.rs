@@ -1,0 +1,128 @@
+//! Memory for frames and for what is read from the disk, used over and over.
+//!
+//! Frames stay in the hot tail for a while and then make room for others of about their size; what
+//! is read is sent and forgotten. Fresh pages for each would cost more than what is done with them,
+//! the more so in a virtual machine, where the first touch of a page may have to wait for the host.
+//! So memory that nobody uses any more is kept, by size, up to [`KEPT_BYTES_MAX`] for the whole
+//! process, and the last that came back is the first to go out again: it may still be cached.
+//!
+//! What is small is not worth it.
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+/// The smallest that is kept.
+const SMALLEST: usize = 4 << 10;
+/// Sizes between one power of two and the next.
+const STEPS: usize = 4;
+/// From 4 KiB to 1.75 MiB.
+const SIZES: usize = 9 * STEPS;
+/// The most that is kept.
+const KEPT_BYTES_MAX: usize = 32 << 20;
+
+struct Kept {
+    by_size: [Vec<Vec<u8>>; SIZES],
+    bytes: usize,
+}
+
+static KEPT: Mutex<Kept> = Mutex::new(Kept { by_size: [const { Vec::new() }; SIZES], bytes: 0 });
+
+/// Memory of a size that is kept.
+fn size(number: usize) -> usize {
+    (SMALLEST << (number / STEPS)) / STEPS * (STEPS + number % STEPS)
+}
+
+/// The number of the smallest size that so many bytes fit in, if that is one that is kept.
+fn number_for(bytes: usize) -> Option<usize> {
+    let first = (bytes / SMALLEST).checked_ilog2()? as usize * STEPS;
+    (first..SIZES.min(first + STEPS + 1)).find(|number| bytes <= size(*number))
+}
+
+/// An empty buffer with room for so many bytes.
+pub(crate) fn take(bytes: usize) -> Vec<u8> {
+    let Some(number) = number_for(bytes) else { return Vec::with_capacity(bytes) };
+    let mut kept = KEPT.lock();
+    match kept.by_size[number].pop() {
+        Some(buffer) => {
+            kept.bytes -= buffer.capacity();
+            buffer
+        }
+        None => Vec::with_capacity(size(number)),
+    }
+}
+
+/// Makes a buffer one that many may read. Behind the last of them it is kept.
+pub(crate) fn share(buffer: Vec<u8>) -> Bytes {
+    match number_for(buffer.capacity()) {
+        Some(number) if size(number) == buffer.capacity() => Bytes::from_owner(Lent(buffer)),
+        _ => buffer.into(),
+    }
+}
+
+/// A buffer that comes back.
+struct Lent(Vec<u8>);
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut buffer = std::mem::take(&mut self.0);
+        let Some(number) = number_for(buffer.capacity()) else { return };
+        buffer.clear();
+        let mut kept = KEPT.lock();
+        if kept.bytes + buffer.capacity() <= KEPT_BYTES_MAX {
+            kept.bytes += buffer.capacity();
+            kept.by_size[number].push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_ascend_and_every_number_of_bytes_fits() {
+        assert_eq!((size(0), size(1), size(STEPS)), (SMALLEST, 5 << 10, 2 * SMALLEST));
+        assert!((1..SIZES).all(|number| size(number - 1) < size(number)));
+        for bytes in (SMALLEST..=size(SIZES - 1)).step_by(77) {
+            let number = number_for(bytes).unwrap();
+            assert!(bytes <= size(number));
+            assert!(number == 0 || size(number - 1) < bytes);
+        }
+        assert_eq!(number_for(SMALLEST - 1), None);
+        assert_eq!(number_for(size(SIZES - 1) + 1), None);
+        for number in 0..SIZES {
+            assert_eq!(number_for(size(number)), Some(number));
+        }
+    }
+
+    #[test]
+    fn what_is_shared_is_what_was_written() {
+        for bytes in [10, 5_000, 20_000, 3 << 20] {
+            let mut buffer = take(bytes);
+            assert!(buffer.is_empty() && buffer.capacity() >= bytes);
+            buffer.resize(bytes, 7);
+            let shared = share(buffer);
+            let slice = shared.slice(5..bytes);
+            drop(shared);
+            let mut other = take(bytes);
+            other.resize(bytes, 8);
+            assert!(slice.iter().all(|byte| *byte == 7));
+        }
+    }
+
+    #[test]
+    fn no_more_is_kept_than_said() {
+        let many: Vec<_> = (0..40).map(|_| share(take(1 << 20))).collect();
+        drop(many);
+        let kept = KEPT.lock();
+        assert!(kept.bytes <= KEPT_BYTES_MAX);
+        let all = kept.by_size.iter().flatten().map(Vec::capacity).sum::<usize>();
+        assert_eq!(all, kept.bytes);
+    }
+}
