@@ -13,7 +13,7 @@ use std::{
 
 use afflux_types::Timestamp;
 
-use crate::{Clock, Env, Random};
+use crate::{Clock, Env, Random, network::BoxFuture};
 
 pub use disk::RealDisk;
 pub use network::RealNetwork;
@@ -60,6 +60,10 @@ impl Clock for RealClock {
 
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(time))
     }
 }
 

@@ -7,17 +7,19 @@ mod disk;
 mod network;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use afflux_types::Timestamp;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
-use crate::{Clock, Env, Random};
+use crate::{Clock, Env, Random, network::BoxFuture};
 
 pub use disk::{Failure, Operation, SimDisk};
 pub use network::SimNetwork;
@@ -60,20 +62,49 @@ impl Sim {
 /// A clock that a test moves. Starts at 2024-01-01T00:00:00Z.
 #[derive(Debug)]
 pub struct SimClock {
-    elapsed_nanos: AtomicU64,
+    time: Mutex<Time>,
+    /// Who waits is woken by the machine's time.
+    wakes_by_itself: AtomicBool,
     start: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct Time {
+    elapsed: Duration,
+    /// Who waits until when, each with a number.
+    sleepers: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
+    sleepers_ever: u64,
 }
 
 impl Default for SimClock {
     fn default() -> Self {
-        Self { elapsed_nanos: AtomicU64::new(0), start: Timestamp(1_704_067_200_000) }
+        Self {
+            time: Mutex::default(),
+            wakes_by_itself: AtomicBool::new(true),
+            start: Timestamp(1_704_067_200_000),
+        }
     }
 }
 
 impl SimClock {
-    /// Moves time forward.
+    /// Moves time forward, and wakes in their order those who waited for that.
     pub fn advance(&self, by: Duration) {
-        self.elapsed_nanos.fetch_add(by.as_nanos() as u64, Ordering::SeqCst);
+        let mut time = self.time.lock();
+        time.elapsed += by;
+        let now = time.elapsed;
+        let later = time.sleepers.split_off(&(now, u64::MAX));
+        let due = std::mem::replace(&mut time.sleepers, later);
+        drop(time);
+        for sleeper in due.into_values() {
+            // Some wait no more.
+            let _ = sleeper.send(());
+        }
+    }
+
+    /// From now on waiting takes simulated time only: whoever moves it moves all. Else it takes
+    /// the machine's, for tests whose time stands still.
+    pub fn wake_sleepers(&self) {
+        self.wakes_by_itself.store(false, Ordering::SeqCst);
     }
 }
 
@@ -83,7 +114,27 @@ impl Clock for SimClock {
     }
 
     fn monotonic(&self) -> Duration {
-        Duration::from_nanos(self.elapsed_nanos.load(Ordering::SeqCst))
+        self.time.lock().elapsed
+    }
+
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        if self.wakes_by_itself.load(Ordering::SeqCst) {
+            return Box::pin(tokio::time::sleep(time));
+        }
+        if time.is_zero() {
+            return Box::pin(std::future::ready(()));
+        }
+        let (sleeper, woken) = oneshot::channel();
+        let mut now = self.time.lock();
+        now.sleepers_ever += 1;
+        let place = (now.elapsed.saturating_add(time), now.sleepers_ever);
+        now.sleepers.insert(place, sleeper);
+        Box::pin(async move {
+            // A clock that is gone wakes nobody.
+            if woken.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
     }
 }
 
@@ -111,5 +162,34 @@ impl Random for SimRandom {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    #[test]
+    fn sleepers_wake_when_time_is_moved() {
+        let clock = SimClock::default();
+        clock.wake_sleepers();
+        let seconds = [3, 1, 2, 0];
+        let mut sleepers = seconds.map(|time| clock.sleep(Duration::from_secs(time)));
+        let mut cx = Context::from_waker(Waker::noop());
+        for (advance, expected) in
+            [(0, [false, false, false, true]), (1, [false, true, false, true]), (2, [true; 4])]
+        {
+            clock.advance(Duration::from_secs(advance));
+            for ((sleeper, seconds), expected) in sleepers.iter_mut().zip(seconds).zip(expected) {
+                let is_awake = sleeper.as_mut().poll(&mut cx) == Poll::Ready(());
+                assert_eq!(is_awake, expected, "{seconds} s");
+                if is_awake {
+                    // It would sleep on.
+                    *sleeper = Box::pin(std::future::ready(()));
+                }
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ use kafka_protocol::{
     },
     protocol::{Encodable, HeaderVersion, StrBytes},
 };
-use tokio::sync::watch;
+use tokio::{sync::Semaphore, task::JoinError};
 
 use crate::{
     Options, api,
@@ -55,8 +55,9 @@ pub(crate) struct Broker {
     pub(crate) port: i32,
     pub(crate) groups: Groups,
     pub(crate) transactions: Transactions,
-    /// True once the node stops.
-    pub(crate) shutdown: watch::Receiver<bool>,
+    /// Has nothing to give, and is closed once the node stops. Who waits is woken in turn, which
+    /// a watch leaves to chance.
+    pub(crate) stopping: Semaphore,
 }
 
 /// Who asks, and in which words.
@@ -236,6 +237,12 @@ fn api_versions(version: i16, error: Option<ResponseError>) -> ApiVersionsRespon
 }
 
 impl Broker {
+    /// Waits until the node stops.
+    pub(crate) async fn stopping(&self) {
+        // Nobody gets in: this ends with the semaphore alone.
+        let _ = self.stopping.acquire().await;
+    }
+
     /// A topic that clients may see, by name.
     pub(crate) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
         let name = TopicName::new(name).ok().filter(|name| !is_hidden(name))?;
@@ -305,6 +312,21 @@ pub(crate) fn repeated<T: Clone + Eq + Hash>(named: impl Iterator<Item = T>) -> 
     named.filter(|one| !seen.insert(one.clone())).collect()
 }
 
+/// Does what blocks where that holds nobody up. With a log that is stepped it takes its turn among
+/// all other tasks, so that a simulated world's seed decides when it comes.
+pub(crate) async fn blocking<T: Send + 'static>(
+    log: &Arc<EmbeddedLog>,
+    work: impl FnOnce(&Arc<EmbeddedLog>) -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    let log = Arc::clone(log);
+    let working = if log.is_stepped() {
+        tokio::spawn(async move { work(&log) })
+    } else {
+        tokio::task::spawn_blocking(move || work(&log))
+    };
+    working.await
+}
+
 /// A topic's name for an answer.
 pub(crate) fn wire_name(name: &TopicName) -> WireTopicName {
     WireTopicName(text(name.as_str()))
@@ -341,11 +363,10 @@ pub(crate) mod tests {
         let (settings, minute) = (crate::group::Settings::default(), Duration::from_mins(1));
         let groups = Groups::rebuild(&env, &log, settings, options.group_records_spare).unwrap();
         let transactions = Transactions::rebuild(&env, &log, minute, 60 * minute).unwrap();
-        let (_, shutdown) = tokio::sync::watch::channel(false);
         let host = StrBytes::from_static_str("localhost");
-        let buffers = Buffers::default();
+        let (buffers, stopping) = (Buffers::default(), Semaphore::new(0));
         let port = 0;
-        Arc::new(Broker { env, log, options, buffers, host, port, groups, transactions, shutdown })
+        Arc::new(Broker { env, log, options, buffers, host, port, groups, transactions, stopping })
     }
 
     /// Fills a broker's disk, but for room for a few small records.

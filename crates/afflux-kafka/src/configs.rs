@@ -31,7 +31,7 @@ use kafka_protocol::{
 
 use crate::{
     Options,
-    broker::{Broker, Context, NODE, Refusal, repeated, text},
+    broker::{Broker, Context, NODE, Refusal, blocking, repeated, text},
     code,
     settings::SETTINGS as SETTINGS_OF_NODE,
 };
@@ -335,11 +335,9 @@ async fn alter_one(
         let settings = altered(&alteration, topic.settings.set());
         return settings.map(drop).map_err(|error| of_setting(&error));
     }
-    let log = Arc::clone(&broker.log);
     let name = topic.name.clone();
-    let done = tokio::task::spawn_blocking(move || {
-        log.alter_topic(&name, |set| altered(&alteration, set))
-    });
+    let done =
+        blocking(&broker.log, move |log| log.alter_topic(&name, |set| altered(&alteration, set)));
     match done.await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(AlterError::Setting(error))) => Err(of_setting(&error)),

@@ -95,6 +95,7 @@ pub(crate) async fn serve(
         let writing = write(writer, queued, broker.options.stall_max);
         tokio::pin!(reading, writing);
         tokio::select! {
+            biased;
             // The client has gone: nobody is left to answer.
             ended @ Err(_) = &mut reading => ended,
             ended = &mut writing => ended,
@@ -119,13 +120,15 @@ async fn read(
     queue: mpsc::Sender<InFlight>,
     client: &mut String,
 ) -> Result<(), Ended> {
-    let mut shutdown = broker.shutdown.clone();
     let mut buffer = BytesMut::new();
     let busy = Arc::new(());
+    let stopping = broker.stopping();
+    tokio::pin!(stopping);
     loop {
         let (frame, paid) = tokio::select! {
+            biased;
+            () = &mut stopping => return Ok(()),
             frame = next_frame(broker, budget, &mut reader, &mut buffer, &busy) => frame?,
-            _ = shutdown.wait_for(|stopping| *stopping) => return Ok(()),
         };
         if client.is_empty() {
             *client = client_of(&frame);

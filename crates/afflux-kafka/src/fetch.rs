@@ -17,7 +17,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{ResponseError, messages::FetchRequest, protocol::StrBytes};
 
 use crate::{
-    broker::{Broker, Context},
+    broker::{Broker, Context, blocking},
     code, list_offsets,
     produce::check_epoch,
     wire::Answer,
@@ -63,9 +63,10 @@ pub(crate) async fn answer(
     let topics = resolve(broker, context, request);
 
     let mut durable = broker.log.durable();
-    let mut shutdown = broker.shutdown.clone();
-    let patience = tokio::time::sleep(patience);
-    tokio::pin!(patience);
+    let stopping = broker.stopping();
+    tokio::pin!(stopping);
+    let mut is_late = patience.is_zero();
+    let mut patience = broker.env.clock.sleep(patience);
     loop {
         // What becomes durable from here on wakes the wait below.
         durable.borrow_and_update();
@@ -75,17 +76,19 @@ pub(crate) async fn answer(
         let is_full = got.iter().flatten().any(|got| got.next < end(&got.bounds, isolation));
         // Who asks for nothing is about to close its connection, and waits for the answer.
         let is_settled = is_full || got.is_empty() || got.iter().any(Result::is_err);
-        if bytes >= bytes_min || is_settled || patience.is_elapsed() {
+        if bytes >= bytes_min || is_settled || is_late {
             return encode(context, 0, &topics, got);
         }
         tokio::select! {
+            biased;
+            () = &mut stopping => return encode(context, 0, &topics, got),
+            // Before what others write, which may never pause.
+            () = &mut patience => is_late = true,
             changed = durable.changed() => {
                 if changed.is_err() {
                     return encode(context, 0, &topics, got);
                 }
             }
-            () = &mut patience => {}
-            _ = shutdown.wait_for(|stopping| *stopping) => return encode(context, 0, &topics, got),
         }
     }
 }
@@ -136,10 +139,9 @@ async fn read(
     }
     // In their order, for the room is given out in it.
     on_disk.extend(wanted.cloned());
-    let log = Arc::clone(&broker.log);
     let count = on_disk.len();
-    let task = tokio::task::spawn_blocking(move || {
-        let read = on_disk.iter().map(|wanted| read_one(&log, wanted, isolation, &mut room));
+    let task = blocking(&broker.log, move |log| {
+        let read = on_disk.iter().map(|wanted| read_one(log, wanted, isolation, &mut room));
         read.collect::<Vec<_>>()
     });
     got.extend(task.await.unwrap_or_else(|_| vec![Err(ResponseError::UnknownServerError); count]));

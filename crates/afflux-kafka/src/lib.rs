@@ -222,14 +222,13 @@ pub async fn start(
     let units = options.request_bytes_max.div_ceil(BUDGET_UNIT_BYTES).max(frame_units);
     let budget = Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)));
     let places = Arc::new(Semaphore::new(options.connections_max));
-    let stopping = shutdown.clone();
-    let buffers = Buffers::default();
-    let broker = Broker { env, log, options, buffers, host, port, groups, transactions, shutdown };
+    let (buffers, stopping) = (Buffers::default(), Semaphore::new(0));
+    let broker = Broker { env, log, options, buffers, host, port, groups, transactions, stopping };
     let broker = Arc::new(broker);
     // A crash may have come between the end of a topic and that of what was committed for it.
     Groups::forget_topics(&broker).await;
     Transactions::recover(&broker).await;
-    Ok(listen(broker, listener, budget, places, stopping))
+    Ok(listen(broker, listener, budget, places, shutdown))
 }
 
 async fn listen(
@@ -237,7 +236,7 @@ async fn listen(
     listener: Box<dyn Listener>,
     budget: Arc<Semaphore>,
     places: Arc<Semaphore>,
-    mut stopping: watch::Receiver<bool>,
+    mut shutdown: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
     // Whoever lets go of this ends that, too.
@@ -252,15 +251,17 @@ async fn listen(
     });
     loop {
         let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place,
+            biased;
+            _ = shutdown.wait_for(|stopping| *stopping) => break,
             // Only a fault of its own ends it, and nobody could join a group any more.
             _ = coordinating.join_next() => return,
-            _ = stopping.wait_for(|stopping| *stopping) => break,
+            place = Arc::clone(&places).acquire_owned() => place,
         };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased;
+            _ = shutdown.wait_for(|stopping| *stopping) => break,
             _ = coordinating.join_next() => return,
-            _ = stopping.wait_for(|stopping| *stopping) => break,
+            accepted = listener.accept() => accepted,
         };
         while connections.try_join_next().is_some() {}
         match accepted {
@@ -274,12 +275,16 @@ async fn listen(
             Err(error) => {
                 // Out of file descriptors, most likely: others must end before more can begin.
                 tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                broker.env.clock.sleep(Duration::from_millis(100)).await;
             }
         }
     }
-    let farewell = async { while connections.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    broker.stopping.close();
+    tokio::select! {
+        biased;
+        () = async { while connections.join_next().await.is_some() {} } => {}
+        () = broker.env.clock.sleep(FAREWELL) => {}
+    }
     connections.shutdown().await;
     coordinating.shutdown().await;
 }
@@ -299,12 +304,12 @@ async fn rebuild(
         consumer_session: options.group_consumer_session,
         ..group::Settings::default()
     };
-    let (log, env) = (Arc::clone(log), env.clone());
+    let env = env.clone();
     let (timeout_max, spare) = (options.transaction_timeout_max, options.group_records_spare);
     let retention = options.transaction_id_retention;
-    tokio::task::spawn_blocking(move || {
-        let transactions = Transactions::rebuild(&env, &log, timeout_max, retention)?;
-        Ok((Groups::rebuild(&env, &log, settings, spare)?, transactions))
+    broker::blocking(log, move |log| {
+        let transactions = Transactions::rebuild(&env, log, timeout_max, retention)?;
+        Ok((Groups::rebuild(&env, log, settings, spare)?, transactions))
     })
     .await
     .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))

@@ -13,7 +13,7 @@ use kafka_protocol::{
 };
 
 use crate::{
-    broker::{Broker, Context, once, repeated},
+    broker::{Broker, Context, blocking, once, repeated},
     code,
     fetch::end,
     produce::{check_epoch, leader_epoch},
@@ -51,7 +51,7 @@ pub(crate) async fn answer(
                     let partition = TopicPartition::new(topic.name.clone(), at.partition_index);
                     let epoch = check_epoch(broker, at.current_leader_epoch);
                     let wanted = (at.timestamp, epoch);
-                    find(Arc::clone(&broker.log), partition, wanted, isolation).await
+                    find(&broker.log, partition, wanted, isolation).await
                 }
             };
             let response =
@@ -81,14 +81,13 @@ pub(crate) fn isolation(level: i8) -> Isolation {
 type Found = Option<(Offset, Option<Timestamp>)>;
 
 async fn find(
-    log: Arc<EmbeddedLog>,
+    log: &Arc<EmbeddedLog>,
     partition: TopicPartition,
     (wanted, epoch): (i64, Result<(), ResponseError>),
     isolation: Isolation,
 ) -> Result<Found, ResponseError> {
     // Looking for a time reads the disk.
-    let found = tokio::task::spawn_blocking(move || look(&log, &partition, wanted, isolation));
-    match found.await {
+    match blocking(log, move |log| look(log, &partition, wanted, isolation)).await {
         Ok(Ok(found)) => epoch.and(found),
         Ok(Err(error)) => Err(code::of_read(&error)),
         Err(_) => Err(ResponseError::UnknownServerError),

@@ -25,7 +25,7 @@ use kafka_protocol::{
 };
 
 use crate::{
-    broker::{Broker, Context, NODE, check_changeable, is_internal, text, wire_name},
+    broker::{Broker, Context, NODE, blocking, check_changeable, is_internal, text, wire_name},
     code,
     produce::leader_epoch,
 };
@@ -113,8 +113,7 @@ async fn look_up(
 /// Makes a topic that somebody asked for by using it.
 async fn make(broker: &Arc<Broker>, name: TopicName) -> Result<Arc<Topic>, ResponseError> {
     let partitions = broker.options.partitions;
-    let log = Arc::clone(&broker.log);
-    let made = tokio::task::spawn_blocking(move || {
+    let made = blocking(&broker.log, move |log| {
         let spec = TopicSpec { name: name.clone(), partitions };
         match log.create_topic_with(&spec, Settings::default()) {
             Ok(topic) => Ok(Some(topic)),

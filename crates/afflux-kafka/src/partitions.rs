@@ -26,7 +26,7 @@ use kafka_protocol::{
 };
 
 use crate::{
-    broker::{Broker, Context, Refusal, once, repeated, text, wire_name},
+    broker::{Broker, Context, Refusal, blocking, once, repeated, text, wire_name},
     code,
     produce::check_epoch,
     replicas,
@@ -87,8 +87,7 @@ async fn grow(
     if validate_only {
         return Ok(());
     }
-    let log = Arc::clone(&broker.log);
-    match tokio::task::spawn_blocking(move || log.grow_topic(&topic.name, count)).await {
+    match blocking(&broker.log, move |log| log.grow_topic(&topic.name, count)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err((code::of_topic(&error), error.to_string())),
         Err(error) => Err((ResponseError::UnknownServerError, error.to_string())),
@@ -136,8 +135,7 @@ pub(crate) async fn delete_records(
         }
         topics.push((asked.name, found));
     }
-    let log = Arc::clone(&broker.log);
-    let trimmed = tokio::task::spawn_blocking(move || log.trim_all(&wanted)).await;
+    let trimmed = blocking(&broker.log, move |log| log.trim_all(&wanted)).await;
     let begins = |place: usize| match &trimmed {
         Ok(outcomes) => outcomes[place].as_ref().map_err(code::of_trim).copied(),
         Err(_) => Err(ResponseError::UnknownServerError),
@@ -199,10 +197,8 @@ async fn epoch_end(
     let topic = topic.ok_or(ResponseError::UnknownTopicOrPartition)?;
     let partition = TopicPartition::new(topic.name.clone(), index);
     check_epoch(broker, current)?;
-    let log = Arc::clone(&broker.log);
     // What is asked of the past reads the disk.
-    let found = tokio::task::spawn_blocking(move || log.epoch_end(&partition, LeaderEpoch(asked)));
-    match found.await {
+    match blocking(&broker.log, move |log| log.epoch_end(&partition, LeaderEpoch(asked))).await {
         Ok(found) => found.map_err(|error| code::of_read(&error)),
         Err(_) => Err(ResponseError::UnknownServerError),
     }
@@ -228,8 +224,7 @@ pub(crate) async fn log_dirs(
             .filter_map(|asked| Some((broker.topic(&asked.topic)?, asked.partitions)))
             .collect(),
     };
-    let log = Arc::clone(&broker.log);
-    let looking = tokio::task::spawn_blocking(move || {
+    let looking = blocking(&broker.log, move |log| {
         let topics = asked.into_iter().map(|(topic, partitions)| {
             let sizes = partitions.into_iter().filter_map(|index| {
                 let partition = TopicPartition::new(topic.name.clone(), index);

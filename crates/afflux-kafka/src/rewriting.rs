@@ -20,7 +20,7 @@ use afflux_record::{Compression, batch::Builder};
 use afflux_types::{Offset, Timestamp, TopicPartition};
 use kafka_protocol::ResponseError;
 
-use crate::code;
+use crate::{broker::blocking, code};
 
 /// See the module.
 pub(crate) struct Rewriting {
@@ -95,8 +95,8 @@ impl Rewriting {
 
     /// Drops what was there before, now that all is written anew.
     pub(crate) async fn finish(&self, log: &Arc<EmbeddedLog>) -> Result<(), ResponseError> {
-        let (log, partition, before) = (Arc::clone(log), self.partition.clone(), self.before);
-        tokio::task::spawn_blocking(move || log.trim(&partition, before))
+        let (partition, before) = (self.partition.clone(), self.before);
+        blocking(log, move |log| log.trim(&partition, before))
             .await
             .map_err(|_| ResponseError::UnknownServerError)?
             .map(drop)

@@ -20,7 +20,9 @@ use kafka_protocol::{
 };
 
 use crate::{
-    broker::{Broker, Context, Refusal, check_changeable, once, repeated, text, wire_name},
+    broker::{
+        Broker, Context, Refusal, blocking, check_changeable, once, repeated, text, wire_name,
+    },
     code,
     configs::{SOURCE_DEFAULT, SOURCE_TOPIC, of_setting},
     groups::Groups,
@@ -134,8 +136,7 @@ async fn create_one(
     if validate_only {
         return Ok((partitions, settings, None));
     }
-    let log = Arc::clone(&broker.log);
-    let made = tokio::task::spawn_blocking(move || {
+    let made = blocking(&broker.log, move |log| {
         log.create_topic_with(&TopicSpec { name, partitions }, settings)
     });
     match made.await {
@@ -202,8 +203,8 @@ async fn delete_one(broker: &Arc<Broker>, topic: &Topic) -> Result<(), Refusal> 
     let (broker, name) = (Arc::clone(broker), topic.name.clone());
     let deleting = tokio::spawn(async move {
         let _held = broker.groups.hold_commits().await;
-        let (log, gone) = (Arc::clone(&broker.log), name.clone());
-        match tokio::task::spawn_blocking(move || log.delete_topic(&gone)).await {
+        let gone = name.clone();
+        match blocking(&broker.log, move |log| log.delete_topic(&gone)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err((code::of_topic(&error), error.to_string())),
             Err(error) => return Err((ResponseError::UnknownServerError, error.to_string())),

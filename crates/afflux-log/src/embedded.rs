@@ -112,6 +112,11 @@ impl EmbeddedLog {
         Ok(Self { shared: Arc::new(shared), threads: Mutex::new(Vec::new()) })
     }
 
+    /// Whether it has no threads: what blocks may then run on whichever thread steps it.
+    pub fn is_stepped(&self) -> bool {
+        self.shared.stepped
+    }
+
     /// Does what the threads would do next. Whether there was anything to do.
     pub fn step(&self) -> bool {
         let _alone = self.shared.stepping.lock();

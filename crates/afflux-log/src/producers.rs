@@ -229,9 +229,11 @@ impl Producers {
         self.open.first().map(|(first, _)| *first)
     }
 
-    /// All of them, in no order.
+    /// All of them, in the order of their ids.
     pub(crate) fn states(&self) -> impl Iterator<Item = ProducerState> {
-        self.known.iter().map(|(id, producer)| ProducerState {
+        let mut known: Vec<_> = self.known.iter().collect();
+        known.sort_unstable_by_key(|(id, _)| **id);
+        known.into_iter().map(|(id, producer)| ProducerState {
             id: ProducerId(*id),
             epoch: ProducerEpoch(producer.epoch),
             last_sequence: producer.batches.back().map(|written| written.last_sequence),

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     StartError,
-    broker::{Broker, Context, OFFSETS_TOPIC, text},
+    broker::{Broker, Context, OFFSETS_TOPIC, blocking, text},
     code,
     group::{
         GroupId, Standing,
@@ -179,9 +179,8 @@ impl Groups {
 
     async fn ensure_topic(broker: &Arc<Broker>, name: &TopicName) -> Result<(), ResponseError> {
         let made = broker.groups.topic.get_or_try_init(|| async {
-            let log = Arc::clone(&broker.log);
             let spec = TopicSpec { name: name.clone(), partitions: 1 };
-            tokio::task::spawn_blocking(move || log.ensure_topic(&spec))
+            blocking(&broker.log, move |log| log.ensure_topic(&spec))
                 .await
                 .map_err(|_| ResponseError::UnknownServerError)?
                 .map_err(|error| match error {

@@ -149,11 +149,12 @@ impl Groups {
                 rearmed.await;
                 continue;
             };
-            // The runtime's timers count whole milliseconds.
+            // Real timers count whole milliseconds.
             let wait = deadline.saturating_sub(now) + Duration::from_millis(1);
             tokio::select! {
+                biased;
+                () = broker.env.clock.sleep(wait) => {}
                 () = rearmed => continue,
-                () = tokio::time::sleep(wait) => {}
             }
             let now = broker.env.clock.monotonic();
             groups.with(|inner| ((), inner.coordinator.tick(now)));

@@ -7,7 +7,7 @@
 //!    has to wait.
 //! 3. With the marker they count, from its offset on, or are dropped.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use afflux_log::{Entry, Ticket};
 use afflux_record::{
@@ -48,7 +48,7 @@ const ADDING: i16 = 5;
 /// What transactions that are open have committed, by their producers.
 #[derive(Debug, Default)]
 pub(crate) struct PendingOffsets {
-    by_producer: HashMap<ProducerId, Vec<(u64, Made)>>,
+    by_producer: BTreeMap<ProducerId, Vec<(u64, Made)>>,
     requests: u64,
 }
 

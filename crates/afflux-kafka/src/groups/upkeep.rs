@@ -50,17 +50,20 @@ enum Next {
 impl Groups {
     /// Does what is due. Never ends by itself.
     pub(crate) async fn keep_small(broker: &Arc<Broker>) {
-        let mut checks = tokio::time::interval(broker.options.group_offsets_check);
+        let clock = &broker.env.clock;
+        let mut check = clock.sleep(Duration::ZERO);
         let mut underway = None;
         loop {
             tokio::select! {
-                () = broker.groups.crowded.notified(), if underway.is_none() => {}
-                () = tokio::time::sleep(RETRY), if underway.is_some() => {}
-                _ = checks.tick() => {
+                biased;
+                () = &mut check => {
+                    check = clock.sleep(broker.options.group_offsets_check);
                     if let Err(error) = Self::expire(broker).await {
                         tracing::warn!(%error, "expired commits could not be taken back");
                     }
                 }
+                () = clock.sleep(RETRY), if underway.is_some() => {}
+                () = broker.groups.crowded.notified(), if underway.is_none() => {}
             }
             if (underway.is_some() || broker.groups.is_crowded())
                 && let Err(error) = Self::rewrite(broker, &mut underway).await

@@ -31,7 +31,7 @@
 pub(crate) mod record;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -143,12 +143,12 @@ pub(crate) struct Coordinator {
     timeout_max: Duration,
     /// How long an id is kept that nobody uses.
     retention: Duration,
-    entries: HashMap<TransactionalId, Entry>,
+    entries: BTreeMap<TransactionalId, Entry>,
 }
 
 impl Coordinator {
     pub(crate) fn new(timeout_max: Duration, retention: Duration) -> Self {
-        Self { timeout_max, retention, entries: HashMap::new() }
+        Self { timeout_max, retention, entries: BTreeMap::new() }
     }
 
     /// Takes what a record says; the last one counts.
@@ -195,7 +195,7 @@ impl Coordinator {
             let at = entry.facts.updated.saturating_add(retention);
             entry.facts.state != State::Ongoing && entry.moving.is_none() && at <= now.wall
         };
-        self.entries.extract_if(|_, entry| idle(entry)).map(|(id, _)| id).collect()
+        self.entries.extract_if(.., |_, entry| idle(entry)).map(|(id, _)| id).collect()
     }
 
     /// How many ids are known.

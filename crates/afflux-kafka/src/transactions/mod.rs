@@ -34,7 +34,7 @@ use tokio::sync::OnceCell;
 pub(crate) use self::producers::Writing;
 use crate::{
     StartError,
-    broker::{Broker, OFFSETS_TOPIC, TRANSACTIONS_TOPIC},
+    broker::{Broker, OFFSETS_TOPIC, TRANSACTIONS_TOPIC, blocking},
     code,
     transaction::{Coordinator, End, Facts, Identity, Now, TransactionalId, record},
 };
@@ -96,7 +96,7 @@ impl Transactions {
     pub(crate) async fn run(broker: &Arc<Broker>) {
         let mut underway = None;
         loop {
-            tokio::time::sleep(broker.options.transaction_check).await;
+            broker.env.clock.sleep(broker.options.transaction_check).await;
             let begun = broker.groups.begin_commit().await;
             let departed: Vec<Departed> = {
                 let now = now(&broker.env);
@@ -122,9 +122,8 @@ impl Transactions {
     async fn ensure_topic(broker: &Arc<Broker>) -> Result<(), ResponseError> {
         let made = broker.transactions.topic.get_or_try_init(|| async {
             let partition = state_partition().ok_or(ResponseError::UnknownServerError)?;
-            let log = Arc::clone(&broker.log);
             let spec = TopicSpec { name: partition.topic, partitions: 1 };
-            tokio::task::spawn_blocking(move || log.ensure_topic(&spec))
+            blocking(&broker.log, move |log| log.ensure_topic(&spec))
                 .await
                 .map_err(|_| ResponseError::UnknownServerError)?
                 .map_err(|_| ResponseError::CoordinatorNotAvailable)

@@ -21,7 +21,7 @@ use kafka_protocol::{
 
 use super::{Departed, Transactions, append_state, depart, now, of_state, settle};
 use crate::{
-    broker::{Broker, Context},
+    broker::{Broker, Context, blocking},
     code,
     groups::{Groups, offsets_partition},
     transaction::{EPOCH_BUMP, Ending, Identity, Init, TransactionalId},
@@ -189,8 +189,7 @@ fn older(error: ResponseError, is_new: bool) -> ResponseError {
 }
 
 async fn fresh_producer(broker: &Arc<Broker>) -> Result<i64, ResponseError> {
-    let broker = Arc::clone(broker);
-    match tokio::task::spawn_blocking(move || broker.log.next_producer_id()).await {
+    match blocking(&broker.log, |log| log.next_producer_id()).await {
         Ok(Ok(id)) => Ok(id.0),
         Ok(Err(error)) => Err(of_state(&error)),
         Err(_) => Err(ResponseError::UnknownServerError),

@@ -4,10 +4,15 @@
 //! Write cycles between transactions of different ids (G0) are none of them: records of open
 //! transactions lie between each other in every partition, as in Kafka. Those of one id are in
 //! order, and nobody sees a transaction that, through others, saw it (G1c).
+//!
+//! Here is what the steady topic is held to; topics that come and go, or lose records, are in
+//! `passing`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::history::{Found, History, Outcome, Transaction, Value};
+use crate::history::{Found, History, Outcome, STEADY, Topic, Transaction, Value};
+
+mod passing;
 
 /// A fault of the broker's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +45,8 @@ pub(crate) enum Fault {
     NotOnce,
     /// A transaction that is over holds readers up.
     Stuck,
+    /// What was deleted, or should be, is there.
+    Risen,
 }
 
 /// What a checker says.
@@ -49,9 +56,20 @@ pub(crate) type Findings = Vec<(Fault, String)>;
 pub(crate) fn faults(history: &History) -> Findings {
     let checkers = [
         lost, twice, differs, aborted, torn, reordered, cycles, unseen, went_back, misplaced,
-        not_once, stuck,
+        not_once, stuck, outlived,
     ];
-    checkers.iter().flat_map(|check| check(history)).collect()
+    let steady = of_topic(history, STEADY);
+    let mut findings: Findings = checkers.iter().flat_map(|check| check(&steady)).collect();
+    findings.extend(passing::passing(history));
+    findings
+}
+
+/// What was written to a topic and read of it by its id, and nothing else of that.
+fn of_topic(history: &History, topic: Topic) -> History {
+    let mut its = history.clone();
+    its.batches.retain(|batch| batch.topic == topic);
+    its.polls.retain(|poll| poll.topic == topic);
+    its
 }
 
 impl Transaction {
@@ -359,6 +377,14 @@ fn stuck(history: &History) -> Findings {
     let held = history.found.iter().filter(|(_, found)| found.stable != found.high);
     held.map(|(partition, found)| {
         (Fault::Stuck, format!("{partition} is stable to {} of {}", found.stable, found.high))
+    })
+    .collect()
+}
+
+fn outlived(history: &History) -> Findings {
+    let kept = history.outlived.iter().filter(|(_, standing)| **standing >= 0);
+    kept.map(|(group, standing)| {
+        (Fault::Risen, format!("{group} stands at {standing}, long after anybody needs it"))
     })
     .collect()
 }

@@ -3,6 +3,7 @@
 
 mod consumers;
 mod idempotent;
+mod keeper;
 mod operator;
 mod transactional;
 
@@ -25,13 +26,14 @@ use kafka_protocol::{
 use parking_lot::Mutex;
 
 pub(crate) use self::{
-    consumers::{beat, member, tail},
-    idempotent::produce,
+    consumers::{beat, follow, member, tail},
+    idempotent::{produce, produce_to},
+    keeper::{COMPACTED, PASSING, RETAINED, commit_for, keep, look_up, start_of},
     operator::end_hanging,
     transactional::{transact, work, work_together},
 };
 use crate::{
-    history::{History, Moment, Poll, Value},
+    history::{History, Moment, Poll, STEADY, Topic, Value},
     link::Link,
     producer::{Ask, outcome},
     reading::visible,
@@ -51,6 +53,8 @@ pub(crate) struct Diary {
     pub(crate) shows_all: AtomicBool,
     /// Producers are not told from each other: another such broker.
     pub(crate) forgets: AtomicBool,
+    /// What is to be deleted is said to be, and is not: another.
+    pub(crate) idles: AtomicBool,
 }
 
 impl Diary {
@@ -92,6 +96,7 @@ impl Client {
     pub(crate) async fn poll(
         &self,
         is_committed: bool,
+        topic: Topic,
         partition: i32,
         from: i64,
     ) -> Result<Poll, ResponseError> {
@@ -100,15 +105,21 @@ impl Client {
             .with_partition(partition)
             .with_fetch_offset(from)
             .with_partition_max_bytes(200 + self.below(600) as i32);
-        let topic = FetchTopic::default().with_topic(wire_name("t")).with_partitions(vec![at]);
+        // Only its id tells a topic from another one of its name.
+        let (version, asked) = if topic == STEADY {
+            (5, FetchTopic::default().with_topic(wire_name("t")))
+        } else {
+            (13, FetchTopic::default().with_topic_id(topic))
+        };
         let hides = is_committed && !self.diary.shows_all.load(Ordering::SeqCst);
         let request = FetchRequest::default()
             .with_max_wait_ms(0)
             .with_min_bytes(0)
             .with_max_bytes(1 << 20)
             .with_isolation_level(i8::from(hides))
-            .with_topics(vec![topic]);
-        let answer = self.link.ask(4, &request).await?;
+            .with_topics(vec![asked.with_partitions(vec![at])]);
+        let answer = self.link.ask(version, &request).await?;
+        outcome(answer.error_code)?;
         let answer = &answer.responses[0].partitions[0];
         outcome(answer.error_code)?;
         let mut rest = answer.records.clone().unwrap_or_default();
@@ -124,17 +135,28 @@ impl Client {
             aborted.map(|it| (ProducerId(it.producer_id.0), Offset(it.first_offset))).collect();
         let mut records: Vec<(i64, Value)> = visible(&batches, &aborted);
         records.retain(|(offset, _)| *offset >= from);
-        let high = answer.high_watermark;
+        let (start, high) = (answer.log_start_offset, answer.high_watermark);
         let ended = self.diary.now();
-        let poll = Poll { is_committed, partition, from, next, records, high, begun, ended };
+        let poll =
+            Poll { is_committed, topic, partition, from, next, records, start, high, begun, ended };
         self.diary.history.lock().polls.push(poll.clone());
         Ok(poll)
     }
 
     /// Where a group stands, once no transaction is about to change it.
     pub(crate) async fn standing(&self, group: &str, partition: i32) -> Result<i64, ResponseError> {
+        self.standing_in("t", group, partition).await
+    }
+
+    /// The same in another topic.
+    pub(crate) async fn standing_in(
+        &self,
+        topic: &str,
+        group: &str,
+        partition: i32,
+    ) -> Result<i64, ResponseError> {
         let asked = OffsetFetchRequestTopic::default()
-            .with_name(wire_name("t"))
+            .with_name(wire_name(topic))
             .with_partition_indexes(vec![partition]);
         let request = OffsetFetchRequest::default()
             .with_group_id(StrBytes::from_string(group.to_owned()).into())

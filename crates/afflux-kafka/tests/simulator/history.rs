@@ -4,10 +4,21 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use uuid::Uuid;
+
 /// What is in a record.
 pub(crate) type Value = String;
+/// The id of a topic.
+pub(crate) type Topic = Uuid;
+/// Instead of that of the steady one, which has its name as long as its world lives.
+pub(crate) const STEADY: Topic = Uuid::nil();
 /// A point in the order of what all clients do. It is counted, not measured.
 pub(crate) type Moment = u64;
+
+/// The key of a record in a compacted topic.
+pub(crate) fn key_of(value: &str) -> &str {
+    value.split_once('.').map_or(value, |(key, _)| key)
+}
 
 /// What became of something that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +36,7 @@ pub(crate) enum Outcome<T> {
 pub(crate) struct Batch {
     /// Each has a number of its own, and sends in the order of the history.
     pub(crate) producer: usize,
+    pub(crate) topic: Topic,
     pub(crate) partition: i32,
     pub(crate) values: Vec<Value>,
     /// Where its first record is; none if it was there already when its producer was told.
@@ -38,6 +50,8 @@ pub(crate) struct Transaction {
     /// Producer id, epoch and a number: transactions of one id can only be committed in this order.
     pub(crate) order: (i64, i16, i64),
     pub(crate) writes: Vec<(i32, Value)>,
+    /// What it wrote to whichever topic has the name of those that come and go.
+    pub(crate) passing: Vec<Value>,
     /// What committed readers gave it while it was open.
     pub(crate) reads: Vec<Value>,
     /// The record that it was made from, if it was made from one, with its offset.
@@ -56,11 +70,14 @@ pub(crate) struct Transaction {
 #[derive(Debug, Clone)]
 pub(crate) struct Poll {
     pub(crate) is_committed: bool,
+    pub(crate) topic: Topic,
     pub(crate) partition: i32,
     pub(crate) from: i64,
     /// Where it goes on.
     pub(crate) next: i64,
     pub(crate) records: Vec<(i64, Value)>,
+    /// Where the partition begins.
+    pub(crate) start: i64,
     /// The high watermark.
     pub(crate) high: i64,
     pub(crate) begun: Moment,
@@ -88,9 +105,42 @@ pub(crate) struct Look {
     pub(crate) ended: Moment,
 }
 
+/// What was done to a topic by who keeps it.
+#[derive(Debug, Clone)]
+pub(crate) struct Deed {
+    pub(crate) topic: Topic,
+    pub(crate) what: What,
+    pub(crate) begun: Moment,
+    /// From here on it is done, or never will be.
+    pub(crate) ended: Moment,
+    pub(crate) outcome: Outcome<()>,
+}
+
+/// See [`Deed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// It was made, or given partitions, to have so many.
+    Grow(i32),
+    /// A partition's records before an offset were deleted.
+    Trim(i32, i64),
+    Delete,
+}
+
+/// What may become of a topic's records, and of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It and its first records go when somebody says so.
+    Passing,
+    /// The first go when there are many.
+    Retained,
+    /// A record goes when there is a later one with its key.
+    Compacted,
+}
+
 /// What a partition holds when all is over.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Found {
+    pub(crate) start: i64,
     pub(crate) all: Vec<(i64, Value)>,
     pub(crate) committed: Vec<(i64, Value)>,
     pub(crate) high: i64,
@@ -105,9 +155,21 @@ pub(crate) struct History {
     pub(crate) polls: Vec<Poll>,
     pub(crate) commits: Vec<Commit>,
     pub(crate) looks: Vec<Look>,
+    /// What the steady topic's partitions hold.
     pub(crate) found: BTreeMap<i32, Found>,
+    /// Topics of other kinds that there were.
+    pub(crate) kinds: BTreeMap<Topic, Kind>,
+    /// What became of those, in order.
+    pub(crate) deeds: Vec<Deed>,
+    /// Those that are left, with what their partitions hold.
+    pub(crate) left: BTreeMap<Topic, BTreeMap<i32, Found>>,
+    /// What a group that has no members commits for the topics that come and go; each offset once.
+    pub(crate) passing_commits: Vec<Commit>,
+    pub(crate) passing_looks: Vec<Look>,
     /// Where groups of transactions stand when all is over.
     pub(crate) standing: BTreeMap<String, i64>,
+    /// Where groups stand when commits that nobody needs are no longer kept.
+    pub(crate) outlived: BTreeMap<String, i64>,
 }
 
 /// How much there is of what.
@@ -119,7 +181,7 @@ impl fmt::Display for History {
         let read: usize = self.polls.iter().map(|poll| poll.records.len()).sum();
         write!(
             f,
-            "{} of {} batches, {} of {} transactions, {} of {} commits, {} looks, {read} records in {} polls",
+            "{} of {} batches, {} of {} transactions, {} of {} commits, {} looks, {read} records in {} polls, {} of {} deeds",
             done(self.batches.iter().map(|it| it.outcome)),
             self.batches.len(),
             done(self.transactions.iter().map(|it| it.outcome)),
@@ -128,6 +190,8 @@ impl fmt::Display for History {
             self.commits.len(),
             self.looks.len(),
             self.polls.len(),
+            done(self.deeds.iter().map(|it| it.outcome)),
+            self.deeds.len(),
         )
     }
 }

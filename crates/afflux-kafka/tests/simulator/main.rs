@@ -1,9 +1,10 @@
 //! The whole broker in worlds made from seeds: producers, transactions, workers, consumers and
-//! groups over a network that loses and delays, a disk that fails, and a node that dies. What all
-//! of them saw must be what could have been.
+//! groups over a network that loses and delays, a disk that fails, and a node that dies, while
+//! topics come and go, lose records and are compacted. What all of them saw must be what could have
+//! been.
 //!
-//! `world` says what happens, `clients` who does what, `checkers` what must not be. A seed mostly
-//! gives the same world again; threads of blocking requests are what it does not decide.
+//! `world` says what happens, `clients` who does what, `checkers` what must not be. All is done on
+//! one thread and in simulated time, so that a seed gives the same world again.
 
 mod checkers;
 mod clients;
@@ -18,6 +19,7 @@ mod sim;
 mod world;
 
 use checkers::{Fault, Findings, faults};
+use history::{Deed, Found, Kind, Outcome, What};
 use world::{Broken, live};
 
 /// What the checkers find in a seed's world.
@@ -46,6 +48,42 @@ async fn no_world_shows_a_fault() {
     assert!(with_faults.is_empty(), "these seeds show faults: {with_faults:?}");
 }
 
+/// What checkers look for could have happened.
+#[tokio::test]
+async fn what_worlds_are_for_happens_in_them() {
+    let mut missing = vec!["deleted", "trimmed", "grown", "retained", "compacted", "exhausted"];
+    for seed in 0..16 {
+        let history = &live(seed, Broken::Nothing).await;
+        let is_done = |deed: &&Deed| deed.outcome == Outcome::Done(());
+        let did = |is: fn(What) -> bool| history.deeds.iter().filter(is_done).any(|it| is(it.what));
+        let left = |kind: Kind| {
+            let its = history.left.iter().filter(move |(id, _)| history.kinds[*id] == kind);
+            its.flat_map(|(_, partitions)| partitions.values())
+        };
+        let has_gap = |found: &Found| {
+            let mut pairs = found.all.iter().zip(found.all.iter().skip(1));
+            pairs.any(|((first, _), (next, _))| first + 1 < *next)
+        };
+        let orders = || history.transactions.iter().map(|it| (&it.id, it.order));
+        let is_fresh = |(id, (producer, epoch, _)): (&String, (i64, i16, i64))| {
+            let mut others = orders().filter(|(other, _)| *other == id);
+            others.any(|(_, (other, worn, _))| other < producer && worn > 30_000 && epoch < 100)
+        };
+        missing.retain(|what| !match *what {
+            "deleted" => did(|it| it == What::Delete),
+            "trimmed" => left(Kind::Passing).any(|found| found.start > 0),
+            "grown" => did(|it| matches!(it, What::Grow(count) if count > 3)),
+            "retained" => left(Kind::Retained).any(|found| found.start > 0),
+            "compacted" => left(Kind::Compacted).any(has_gap),
+            _ => orders().any(is_fresh),
+        });
+        if missing.is_empty() {
+            return;
+        }
+    }
+    panic!("none of them has {missing:?}");
+}
+
 /// Some of a few worlds with something wrong show one of these faults.
 async fn must_find(broken: Broken, expected: &[Fault]) {
     let mut found = Findings::new();
@@ -56,6 +94,19 @@ async fn must_find(broken: Broken, expected: &[Fault]) {
         }
     }
     panic!("{broken:?} is not seen: {found:?}");
+}
+
+/// Whoever finds something can look at it again.
+#[tokio::test]
+async fn a_seed_gives_the_same_world_again() {
+    for seed in 0..4 {
+        let first = format!("{:#?}", live(seed, Broken::Nothing).await);
+        let again = format!("{:#?}", live(seed, Broken::Nothing).await);
+        let parts = first.lines().zip(again.lines()).enumerate();
+        let parting: Vec<_> = parts.filter(|(_, (first, again))| first != again).take(4).collect();
+        assert!(parting.is_empty(), "seed {seed}: {parting:?}");
+        assert_eq!(first.len(), again.len(), "seed {seed}");
+    }
 }
 
 #[tokio::test]
@@ -71,4 +122,14 @@ async fn the_checkers_see_that_readers_are_shown_too_much() {
 #[tokio::test]
 async fn the_checkers_see_that_what_comes_again_is_written_again() {
     must_find(Broken::Sequences, &[Fault::Twice]).await;
+}
+
+#[tokio::test]
+async fn the_checkers_see_that_producers_are_forgotten_too_early() {
+    must_find(Broken::Memory, &[Fault::Twice]).await;
+}
+
+#[tokio::test]
+async fn the_checkers_see_that_what_is_deleted_stays() {
+    must_find(Broken::Deletion, &[Fault::Risen]).await;
 }

@@ -1,14 +1,15 @@
 //! A world: one node on a simulated disk and network, clients of all kinds, and what befalls the
 //! node while they are at it.
 //!
-//! 1. All clients begin. One task steps the log and moves the clock; so the seed decides what comes
-//!    when, but for requests that block, which have threads of their own.
+//! 1. All clients begin. One task steps the log and moves the clock, and what blocks takes its turn
+//!    among all tasks: the seed decides what comes when. Some producers have few epochs left.
 //! 2. The node lives several lives. Each ends with a power cut, at a write or a sync or anywhere,
 //!    with a disk that fails, or in order; meanwhile the disk may fill up and the clock may jump.
 //! 3. When all clients are done it is restarted once more, what they left open is fenced, and
-//!    everything is read.
+//!    everything is read. Then so much time goes by that commits are no longer kept.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,23 +17,28 @@ use std::{
     time::Duration,
 };
 
-use afflux_env::sim::{Failure, Operation, Sim, SimRandom};
+use afflux_env::{
+    Clock as _,
+    sim::{Failure, Operation, Sim, SimRandom},
+};
 use afflux_kafka::Options;
-use afflux_log::{EmbeddedLog, TopicSpec, settings::Settings};
-use afflux_types::TopicName;
+use afflux_log::{EmbeddedLog, Entry, Group, Log as _, TopicSpec, settings::Settings};
+use afflux_record::{Compression, batch::Builder};
+use afflux_types::{TopicName, TopicPartition};
 use kafka_protocol::messages::ApiVersionsRequest;
 use parking_lot::Mutex;
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     clients::{
-        Client, Diary, PARTITIONS, beat, end_hanging, member, produce, tail, transact, work,
+        COMPACTED, Client, Diary, PARTITIONS, PASSING, RETAINED, beat, commit_for, end_hanging,
+        follow, keep, look_up, member, produce, produce_to, start_of, tail, transact, work,
         work_together,
     },
-    history::{Found, History},
+    history::{Found, History, STEADY, Topic},
     link::{Link, Manners},
     producer,
-    sim::{ADDRESS, Node, PATIENCE, call},
+    sim::{ADDRESS, Node, PATIENCE, call, open_log},
 };
 
 /// What is wrong with the broker, so that the checkers must find something.
@@ -45,9 +51,23 @@ pub(crate) enum Broken {
     Isolation,
     /// A batch that comes again is another.
     Sequences,
+    /// Producers are forgotten as if days went by.
+    Memory,
+    /// What is said to be deleted is not.
+    Deletion,
 }
 
 const LIVES: u64 = 5;
+/// How long a producer is known that writes nothing, and a commit that nobody needs.
+const KEPT: Duration = Duration::from_hours(24);
+/// Less than that, however often the other jumps come.
+const NEARLY_KEPT: Duration = Duration::from_hours(23);
+/// Longer than transactions and members may take.
+const LAPSE: Duration = Duration::from_secs(61);
+/// Ids of transactional producers.
+const IDS: [&str; 5] = ["a", "b", "w", "k", "l"];
+/// Groups that nobody is a member of in the end.
+const GROUPS: [&str; 4] = ["g-a", "g-b", "g-w", "g-together"];
 
 struct World {
     sim: Sim,
@@ -57,21 +77,27 @@ struct World {
     log: Arc<Mutex<Option<Arc<EmbeddedLog>>>>,
     /// How often it was.
     steps: Arc<AtomicU64>,
+    /// Whether time has jumped as far as it may: less than producers and commits are kept.
+    has_aged: AtomicBool,
 }
 
 /// Lives a seed's world; its history.
 pub(crate) async fn live(seed: u64, broken: Broken) -> History {
     let sim = Sim::new(seed);
+    sim.clock.wake_sleepers();
     let diary = Arc::new(Diary::default());
     diary.shows_all.store(broken == Broken::Isolation, Ordering::SeqCst);
     diary.forgets.store(broken == Broken::Sequences, Ordering::SeqCst);
+    diary.idles.store(broken == Broken::Deletion, Ordering::SeqCst);
     let world = World {
         broken,
         random: SimRandom::new(seed ^ 0x0417),
         log: Arc::default(),
         steps: Arc::default(),
+        has_aged: AtomicBool::new(false),
         sim,
     };
+    world.wear_out();
     let stepping = world.step();
     let mut node = world.start().await;
     let (calm, late) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -112,6 +138,18 @@ pub(crate) async fn live(seed: u64, broken: Broken) -> History {
             clients.spawn(beat(client));
         }
     }
+    for (number, name) in [(17, PASSING), (20, RETAINED), (23, COMPACTED)] {
+        clients.spawn(produce_to(client(number), name));
+        clients.spawn(follow(client(number + 1), name, number % 2 == 0));
+        // What keeps a topic knows what it has done.
+        let mut keeper = client(number + 2);
+        keeper.link.manners = Manners::Orderly;
+        clients.spawn(keep(keeper, name));
+    }
+    clients.spawn(follow(client(26), PASSING, true));
+    let mut committer = client(27);
+    committer.link.manners = Manners::Orderly;
+    clients.spawn(commit_for(committer));
     for _ in 0..LIVES {
         node = world.befall(node, &mut clients).await;
     }
@@ -124,6 +162,13 @@ pub(crate) async fn live(seed: u64, broken: Broken) -> History {
     calm.store(true, Ordering::SeqCst);
     node = world.restart(node, true).await;
     find_out(&client(16)).await;
+    // Members go first: what they have committed is needed until then.
+    world.sim.clock.advance(LAPSE);
+    for _ in 0..2_000 {
+        tokio::task::yield_now().await;
+    }
+    world.sim.clock.advance(2 * KEPT);
+    outlive(&client(28)).await;
     node.stop().await;
     stepping.abort();
     std::mem::take(&mut *diary.history.lock())
@@ -137,19 +182,52 @@ impl World {
         let random = SimRandom::new(self.random.below(u64::MAX));
         // A slow disk has more on its way when it fails.
         let slowness = 1 + random.below(12);
+        let forgets = self.broken == Broken::Memory;
         tokio::spawn(async move {
             loop {
                 let present = log.lock().clone();
                 if let Some(log) = present.filter(|_| random.below(slowness) == 0) {
                     log.step();
                 }
-                steps.fetch_add(1, Ordering::SeqCst);
+                let step = steps.fetch_add(1, Ordering::SeqCst);
+                if forgets && step.is_multiple_of(50) {
+                    clock.advance(2 * KEPT);
+                }
                 clock.advance(Duration::from_micros(random.below(60)));
                 for _ in 0..=random.below(4) {
                     tokio::task::yield_now().await;
                 }
             }
         })
+    }
+
+    /// Some ids have used up nearly all epochs of their producers when the world begins.
+    fn wear_out(&self) {
+        let log = open_log(&self.sim, EmbeddedLog::open_stepped);
+        let name = TopicName::new("__transaction_state").unwrap();
+        log.ensure_topic(&TopicSpec { name: name.clone(), partitions: 1 }).unwrap();
+        for id in IDS.into_iter().filter(|_| self.random.below(2) == 0) {
+            let producer = log.next_producer_id().unwrap().0;
+            let epoch = i16::MAX - 1 - self.random.below(10) as i16;
+            let mut key = vec![0, 0, 0, id.len() as u8];
+            key.extend(id.bytes());
+            // Version 1, a minute's timeout, no transaction, no partitions, used now.
+            let mut value = vec![0, 1];
+            value.extend(producer.to_be_bytes());
+            value.extend(epoch.to_be_bytes());
+            value.extend(60_000_i32.to_be_bytes());
+            value.extend([0, 0]);
+            value.extend(self.sim.clock.now().0.to_be_bytes());
+            value.extend((-1_i64).to_be_bytes());
+            value.push(0);
+            let mut builder = Builder::new(Compression::None);
+            builder.push(self.sim.clock.now(), Some(&key), Some(&value));
+            let partition = TopicPartition::new(name.clone(), 0);
+            let entries = vec![Entry { partition, batch: builder.finish().unwrap() }];
+            drop(log.append(&Group { entries }));
+        }
+        // What is on its way gets there.
+        log.shutdown();
     }
 
     async fn start(&self) -> Node {
@@ -161,6 +239,8 @@ impl World {
             group_consumer_session: Duration::from_millis(40),
             group_records_spare: 8,
             transaction_records_spare: 8,
+            group_offsets_retention: KEPT,
+            group_offsets_check: Duration::from_millis(5),
             transaction_check: Duration::from_millis(3),
             rewrite_bytes: 1 + self.random.below(400) as usize,
             ..Options::default()
@@ -236,7 +316,9 @@ impl World {
             }
             if now >= jumps && !has_jumped {
                 has_jumped = true;
-                self.sim.clock.advance(Duration::from_secs(61));
+                let ages = self.random.below(3) == 0 && !self.has_aged.swap(true, Ordering::SeqCst);
+                let time = if ages { NEARLY_KEPT } else { LAPSE };
+                self.sim.clock.advance(time);
             }
             tokio::task::yield_now().await;
         }
@@ -249,29 +331,59 @@ impl World {
 
 /// Fences what is left open, and reads everything.
 async fn find_out(client: &Client) {
-    for id in ["a", "b", "w", "k", "l"] {
+    for id in IDS {
         producer::Client::init(client.link.clone(), id, true).await.unwrap();
     }
     for partition in 0..PARTITIONS {
-        let mut found = Found::default();
-        for is_committed in [false, true] {
-            let mut from = 0;
-            loop {
-                let poll = client.poll(is_committed, partition, from).await.unwrap();
-                let records = if is_committed { &mut found.committed } else { &mut found.all };
-                records.extend(poll.records);
-                let end = if is_committed { &mut found.stable } else { &mut found.high };
-                *end = if is_committed { poll.next } else { poll.high };
-                if poll.next == from {
-                    break;
-                }
-                from = poll.next;
-            }
-        }
+        let found = read_all(client, STEADY, partition, 0).await;
         client.diary.history.lock().found.insert(partition, found);
     }
-    for group in ["g-a", "g-b", "g-w", "g-together"] {
+    for name in [PASSING, RETAINED, COMPACTED] {
+        let Some((topic, partitions)) = look_up(client, name).await.unwrap() else { continue };
+        let mut left = BTreeMap::new();
+        for partition in 0..partitions {
+            let start = start_of(client, name, partition).await.unwrap();
+            left.insert(partition, read_all(client, topic, partition, start).await);
+        }
+        client.diary.history.lock().left.insert(topic, left);
+    }
+    for group in GROUPS {
         let standing = client.standing(group, 0).await.unwrap();
         client.diary.history.lock().standing.insert(group.to_owned(), standing);
     }
+}
+
+/// Long after, nothing stands any more of what groups without members have committed.
+async fn outlive(client: &Client) {
+    let groups = GROUPS.into_iter().map(|group| ("t", group));
+    for (topic, group) in groups.chain([(PASSING, "g-passing")]) {
+        let mut standing = 0;
+        for _ in 0..10_000 {
+            standing = client.standing_in(topic, group, 0).await.unwrap();
+            if standing < 0 {
+                break;
+            }
+        }
+        client.diary.history.lock().outlived.insert(group.to_owned(), standing);
+    }
+}
+
+/// What a partition holds from an offset on.
+async fn read_all(client: &Client, topic: Topic, partition: i32, start: i64) -> Found {
+    let mut found = Found { start, ..Found::default() };
+    for is_committed in [false, true] {
+        let mut from = start;
+        loop {
+            let poll = client.poll(is_committed, topic, partition, from).await.unwrap();
+            let records = if is_committed { &mut found.committed } else { &mut found.all };
+            records.extend(poll.records);
+            let end = if is_committed { &mut found.stable } else { &mut found.high };
+            *end = if is_committed { poll.next } else { poll.high };
+            if poll.next == from {
+                break;
+            }
+            from = poll.next;
+        }
+    }
+    found
 }

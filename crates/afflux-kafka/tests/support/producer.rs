@@ -38,6 +38,10 @@ pub(crate) fn outcome(code: i16) -> Result<(), ResponseError> {
     ResponseError::try_from_code(code).map_or(Ok(()), Err)
 }
 
+fn at(topic: &str, partition: i32) -> (String, i32) {
+    (topic.to_owned(), partition)
+}
+
 /// A transactional producer, as its client's library sees it.
 #[derive(Clone)]
 pub(crate) struct Client<L> {
@@ -50,7 +54,7 @@ pub(crate) struct Client<L> {
     /// What it is in the group whose offsets it commits.
     pub(crate) generation: i32,
     pub(crate) member: StrBytes,
-    sequences: HashMap<i32, i32>,
+    sequences: HashMap<(String, i32), i32>,
 }
 
 impl<L: Ask> Client<L> {
@@ -84,8 +88,16 @@ impl<L: Ask> Client<L> {
     }
 
     pub(crate) async fn add(&self, partitions: &[i32]) -> Result<(), ResponseError> {
+        self.add_in("t", partitions).await
+    }
+
+    pub(crate) async fn add_in(
+        &self,
+        topic: &str,
+        partitions: &[i32],
+    ) -> Result<(), ResponseError> {
         let topic = AddPartitionsToTxnTopic::default()
-            .with_name(wire_name("t"))
+            .with_name(wire_name(topic))
             .with_partitions(partitions.to_vec());
         let request = AddPartitionsToTxnRequest::default()
             .with_v3_and_below_transactional_id(self.id.clone())
@@ -99,11 +111,11 @@ impl<L: Ask> Client<L> {
             .try_for_each(|result| outcome(result.partition_error_code))
     }
 
-    fn batch(&self, partition: i32, value: &str) -> Bytes {
+    fn batch(&self, topic: &str, partition: i32, value: &str) -> Bytes {
         let producer = Producer {
             id: ProducerId(self.producer),
             epoch: ProducerEpoch(self.epoch),
-            base_sequence: self.sequences.get(&partition).copied().unwrap_or(0),
+            base_sequence: self.sequences.get(&at(topic, partition)).copied().unwrap_or(0),
         };
         let mut builder = Builder::new(Compression::None).producer(producer).transactional();
         builder.push(Timestamp(1), None, Some(value.as_bytes()));
@@ -115,18 +127,27 @@ impl<L: Ask> Client<L> {
         partition: i32,
         value: &str,
     ) -> Result<(), ResponseError> {
+        self.produce_to("t", partition, value).await
+    }
+
+    pub(crate) async fn produce_to(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        value: &str,
+    ) -> Result<(), ResponseError> {
         let data = PartitionProduceData::default()
             .with_index(partition)
-            .with_records(Some(self.batch(partition, value)));
-        let topic =
-            TopicProduceData::default().with_name(wire_name("t")).with_partition_data(vec![data]);
+            .with_records(Some(self.batch(topic, partition, value)));
+        let name = wire_name(topic);
+        let data = TopicProduceData::default().with_name(name).with_partition_data(vec![data]);
         let request = ProduceRequest::default()
             .with_transactional_id(Some(self.id.clone()))
             .with_acks(-1)
-            .with_topic_data(vec![topic]);
+            .with_topic_data(vec![data]);
         let answer = self.node.ask(if self.is_modern { 12 } else { 11 }, &request).await?;
         outcome(answer.responses[0].partition_responses[0].error_code)?;
-        *self.sequences.entry(partition).or_default() += 1;
+        *self.sequences.entry(at(topic, partition)).or_default() += 1;
         Ok(())
     }
 

@@ -36,19 +36,25 @@ type Open = fn(&Env, &Path, LogOptions) -> Result<EmbeddedLog, OpenError>;
 /// Where nodes listen.
 pub(crate) const ADDRESS: &str = "127.0.0.1:9092";
 
+/// The log of a world.
+pub(crate) fn open_log(sim: &Sim, open: Open) -> EmbeddedLog {
+    let options = LogOptions {
+        file_bytes: 64 << 10,
+        first_file_bytes: 64 << 10,
+        write_bytes_max: 16 << 10,
+        whole_group_bytes_max: 8 << 10,
+        chunk_bytes: 4 << 10,
+        free_bytes_min: 0,
+        retention_check: Duration::from_millis(5),
+        ..LogOptions::default()
+    };
+    open(&sim.env(), Path::new("/data"), options).unwrap()
+}
+
 impl Node {
     pub(crate) async fn start(sim: &Sim, open: Open, options: Options) -> Self {
-        let log_options = LogOptions {
-            file_bytes: 64 << 10,
-            first_file_bytes: 64 << 10,
-            write_bytes_max: 16 << 10,
-            whole_group_bytes_max: 8 << 10,
-            chunk_bytes: 4 << 10,
-            free_bytes_min: 0,
-            ..LogOptions::default()
-        };
         let env = sim.env();
-        let log = Arc::new(open(&env, Path::new("/data"), log_options).unwrap());
+        let log = Arc::new(open_log(sim, open));
         let listener = env.network.listen(ADDRESS.parse().unwrap()).await.unwrap();
         let address = listener.address();
         let (stop, stopping) = watch::channel(false);

@@ -1,7 +1,7 @@
 //! A history without a fault, and each fault in it.
 
 use super::*;
-use crate::history::{Batch, Commit, Look, Poll};
+use crate::history::{Batch, Commit, Deed, Kind, Look, Poll, STEADY, Topic, What};
 
 fn text(values: &[&str]) -> Vec<Value> {
     values.iter().map(|value| (*value).to_owned()).collect()
@@ -15,6 +15,7 @@ fn transaction(number: i64, writes: &[(i32, &str)]) -> Transaction {
     Transaction {
         id: "x".to_owned(),
         order: (1, number as i16, number),
+        passing: Vec::new(),
         writes: writes.iter().map(|(at, value)| (*at, (*value).to_owned())).collect(),
         reads: Vec::new(),
         source: None,
@@ -27,8 +28,9 @@ fn transaction(number: i64, writes: &[(i32, &str)]) -> Transaction {
 }
 
 fn poll(is_committed: bool, read: &[(i64, &str)], next: i64, ended: u64) -> Poll {
-    let (partition, from, high, begun) = (0, 0, next, ended - 1);
-    Poll { is_committed, partition, from, next, records: records(read), high, begun, ended }
+    let (topic, partition, from, start, high, begun) = (STEADY, 0, 0, 0, next, ended - 1);
+    let records = records(read);
+    Poll { is_committed, topic, partition, from, next, records, start, high, begun, ended }
 }
 
 fn commit(offset: i64, at: u64, outcome: Outcome<()>) -> Commit {
@@ -53,16 +55,18 @@ fn sound() -> History {
     unknown.outcome = Outcome::Unknown;
     let in_zero = [(0, "a"), (1, "b"), (2, "c"), (4, "e"), (6, "f")];
     let zero = Found {
+        start: 0,
         all: records(&in_zero),
         committed: records(&[(0, "a"), (1, "b"), (2, "c"), (6, "f")]),
         high: 8,
         stable: 8,
     };
     let in_one = records(&[(0, "d"), (2, "w")]);
-    let one = Found { all: in_one.clone(), committed: in_one, high: 4, stable: 4 };
+    let one = Found { start: 0, all: in_one.clone(), committed: in_one, high: 4, stable: 4 };
     History {
         batches: vec![Batch {
             producer: 1,
+            topic: STEADY,
             partition: 0,
             values: text(&["a", "b"]),
             outcome: Outcome::Done(Some(0)),
@@ -73,6 +77,7 @@ fn sound() -> History {
         looks: vec![look(-1, 10), look(2, 35), look(4, 45)],
         found: [(0, zero), (1, one)].into(),
         standing: [("workers".to_owned(), 1)].into(),
+        ..History::default()
     }
 }
 
@@ -205,4 +210,137 @@ fn each_record_must_be_turned_into_one() {
 #[test]
 fn what_is_over_must_hold_nobody_up() {
     check(Fault::Stuck, |it| zero(it).stable = 4);
+}
+
+#[test]
+fn commits_must_not_be_kept_for_ever() {
+    let outlive = |offset| {
+        move |it: &mut History| {
+            it.outlived.insert("g".to_owned(), offset);
+        }
+    };
+    check(Fault::Risen, outlive(0));
+    let mut history = sound();
+    outlive(-1)(&mut history);
+    assert_eq!(faults(&history), []);
+}
+
+/// One of the topics that come and go: its first batch was deleted, and a transaction wrote behind
+/// the second. Another was deleted. What was committed for that is gone with it.
+fn passing() -> History {
+    let mut history = sound();
+    let (here, gone) = (Topic::from_u128(1), Topic::from_u128(2));
+    history.kinds = [(here, Kind::Passing), (gone, Kind::Passing)].into();
+    let batch = |values: &[&str], base| Batch {
+        producer: 2,
+        topic: here,
+        partition: 0,
+        values: text(values),
+        outcome: Outcome::Done(Some(base)),
+    };
+    history.batches.extend([batch(&["k.1", "k.2"], 0), batch(&["k.3"], 2)]);
+    history.transactions[0].passing = text(&["k.4"]);
+    let deed = |topic, what, begun, outcome| Deed { topic, what, begun, ended: begun + 1, outcome };
+    history.deeds = vec![
+        deed(here, What::Grow(1), 20, Outcome::Done(())),
+        deed(here, What::Trim(0, 2), 30, Outcome::Done(())),
+        deed(gone, What::Grow(2), 10, Outcome::Done(())),
+        deed(gone, What::Delete, 40, Outcome::Done(())),
+    ];
+    let of = |topic, start, read: &[(i64, &str)], ended| {
+        let records = records(read);
+        Poll { topic, records, start, ..poll(false, &[], 4, ended) }
+    };
+    let mut later = of(here, 2, &[(2, "k.3"), (3, "k.4")], 35);
+    later.from = 2;
+    history.polls.extend([
+        of(here, 0, &[(0, "k.1"), (1, "k.2"), (2, "k.3"), (3, "k.4")], 25),
+        later,
+        of(gone, 0, &[], 38),
+    ]);
+    let there = records(&[(2, "k.3"), (3, "k.4")]);
+    let found = Found { start: 2, all: there.clone(), committed: there, high: 5, stable: 5 };
+    history.left = [(here, [(0, found)].into())].into();
+    history.passing_commits =
+        vec![commit(7, 20, Outcome::Done(())), commit(8, 50, Outcome::Done(()))];
+    history.passing_looks = vec![look(7, 30), look(-1, 45), look(8, 55)];
+    history
+}
+
+/// What the checkers say of topics that are as they should be but for one change.
+fn check_passing(expected: Fault, change: impl FnOnce(&mut History)) {
+    let mut history = passing();
+    change(&mut history);
+    let findings = faults(&history);
+    assert!(findings.iter().any(|(fault, _)| *fault == expected), "{expected:?}: {findings:#?}");
+}
+
+fn here(history: &mut History) -> &mut Found {
+    history.left.get_mut(&Topic::from_u128(1)).unwrap().get_mut(&0).unwrap()
+}
+
+#[test]
+fn topics_that_come_and_go_can_be_without_a_fault() {
+    assert_eq!(faults(&passing()), []);
+}
+
+#[test]
+fn what_nobody_deleted_must_be_there() {
+    check_passing(Fault::Lost, |it| it.deeds[1].what = What::Trim(0, 1));
+    check_passing(Fault::Lost, |it| it.deeds[1].outcome = Outcome::Refused);
+    check_passing(Fault::Lost, |it| it.deeds[3].outcome = Outcome::Refused);
+    check_passing(Fault::Lost, |it| it.deeds[0].what = What::Grow(2));
+    check_passing(Fault::Lost, |it| {
+        here(it).all.remove(0);
+    });
+    // A committed transaction's record is there, and is not shown.
+    check_passing(Fault::Lost, |it| {
+        here(it).committed.remove(1);
+    });
+    check_passing(Fault::Unseen, |it| {
+        it.polls[3].records.remove(1);
+    });
+    check_passing(Fault::Aborted, |it| it.transactions[0].outcome = Outcome::Refused);
+    check_passing(Fault::Twice, |it| here(it).all.push((4, "k.3".to_owned())));
+    check_passing(Fault::Differs, |it| it.polls[2].records[2].1 = "k.2".to_owned());
+    check_passing(Fault::Stuck, |it| here(it).stable = 4);
+    check_passing(Fault::WentBack, |it| it.polls[2].start = 3);
+}
+
+#[test]
+fn what_was_deleted_must_not_be_there() {
+    check_passing(Fault::Risen, |it| here(it).start = 1);
+    check_passing(Fault::Risen, |it| it.polls[3].start = 1);
+    check_passing(Fault::Risen, |it| (it.deeds[3].begun, it.deeds[3].ended) = (30, 31));
+    check_passing(Fault::Risen, |it| {
+        let found = it.left.values().next().unwrap().clone();
+        it.left.insert(Topic::from_u128(2), found);
+    });
+    check_passing(Fault::Risen, |it| it.passing_looks[1].offset = 7);
+}
+
+#[test]
+fn what_was_committed_for_a_topic_must_stay_as_long_as_it() {
+    check_passing(Fault::WentBack, |it| it.passing_looks[0].offset = -1);
+    check_passing(Fault::WentBack, |it| it.passing_looks[2].offset = -1);
+    check_passing(Fault::Misplaced, |it| it.passing_looks[0].offset = 6);
+    check_passing(Fault::Refused, |it| it.passing_commits[1].outcome = Outcome::Refused);
+}
+
+#[test]
+fn compaction_must_leave_the_last_record_of_each_key() {
+    let compacted = |last: &str| {
+        let mut history = passing();
+        history.kinds.insert(Topic::from_u128(1), Kind::Compacted);
+        history.deeds[1].outcome = Outcome::Refused;
+        let found = here(&mut history);
+        (found.start, found.all) = (0, records(&[(3, last)]));
+        found.committed.clone_from(&found.all);
+        history
+    };
+    assert_eq!(faults(&compacted("k.4")), []);
+    let mut taken = compacted("k.4");
+    taken.batches[1].values[1] = "other.2".to_owned();
+    taken.polls[2].records[1].1 = "other.2".to_owned();
+    assert!(faults(&taken).iter().any(|(fault, _)| *fault == Fault::Lost));
 }

@@ -1,6 +1,8 @@
 //! Consumers: those that follow a topic to its end, and members of groups that share it, by the
 //! classic protocol and by the newer one (KIP-848).
 
+use std::collections::BTreeMap;
+
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -16,9 +18,12 @@ use kafka_protocol::{
 };
 use uuid::Uuid;
 
-use super::{Client, PARTITIONS};
+use super::{
+    Client, PARTITIONS,
+    keeper::{look_up, start_of},
+};
 use crate::{
-    history::{Commit, Look, Outcome},
+    history::{Commit, Look, Outcome, STEADY},
     link::LOST,
     producer::{Ask, outcome},
     sim::wire_name,
@@ -39,10 +44,43 @@ pub(crate) async fn tail(client: Client, is_committed: bool) {
         let place = &mut next[partition as usize];
         // Now and then what was read is read again.
         let from = if client.below(6) == 0 { *place / 2 } else { *place };
-        if let Ok(poll) = client.poll(is_committed, partition, from).await {
+        if let Ok(poll) = client.poll(is_committed, STEADY, partition, from).await {
             *place = poll.next.max(*place);
         }
         client.link.pause(150).await;
+    }
+}
+
+/// Follows topics of another name, one after the other.
+pub(crate) async fn follow(client: Client, name: &'static str, is_committed: bool) {
+    let mut known = None;
+    let mut next = BTreeMap::new();
+    for _ in 0..60 {
+        client.link.pause(150).await;
+        let Some((topic, partitions)) = known else {
+            known = look_up(&client, name).await.ok().flatten();
+            next.clear();
+            continue;
+        };
+        let partition = client.below(partitions as u64) as i32;
+        let place = next.get(&partition).copied().unwrap_or(0);
+        let from = if client.below(6) == 0 { place / 2 } else { place };
+        match client.poll(is_committed, topic, partition, from).await {
+            Ok(poll) => {
+                next.insert(partition, poll.next.max(place));
+            }
+            Err(ResponseError::OffsetOutOfRange) => {
+                if let Ok(start) = start_of(&client, name, partition).await {
+                    next.insert(partition, start);
+                }
+            }
+            Err(LOST) => {}
+            // It is gone, or has more partitions.
+            Err(_) => known = None,
+        }
+        if client.below(10) == 0 {
+            known = None;
+        }
     }
 }
 
@@ -157,7 +195,7 @@ async fn go_on(
     standing: &Standing,
     (partition, place): &mut (i32, i64),
 ) -> Result<(), ResponseError> {
-    match client.poll(true, *partition, *place).await {
+    match client.poll(true, STEADY, *partition, *place).await {
         Ok(poll) if poll.next > *place => {
             *place = poll.next;
             commit(client, standing, *partition, *place).await

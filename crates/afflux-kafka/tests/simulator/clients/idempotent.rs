@@ -1,7 +1,7 @@
 //! Idempotent producers: several batches in flight, sent again over other connections until they
-//! are acknowledged.
+//! are acknowledged; to the steady topic, or to whichever topic has a name.
 
-use std::sync::atomic::Ordering;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use afflux_record::{
     Compression,
@@ -17,14 +17,20 @@ use kafka_protocol::{
     },
 };
 
-use super::{Client, PARTITIONS};
+use super::{
+    Client, PARTITIONS,
+    keeper::{COMPACTED, look_up},
+};
 use crate::{
-    history::{Batch, Outcome},
+    history::{Batch, Outcome, STEADY, Topic, key_of},
     link::decode,
     producer::{Ask, outcome},
     sim::{frame, wire_name},
 };
+
 const VERSION: i16 = 9;
+/// The first in which topics are named by their ids.
+const BY_ID: i16 = 13;
 /// As many as a client has in flight.
 const IN_FLIGHT: u64 = 5;
 
@@ -35,20 +41,48 @@ struct Sending {
     frame: Bytes,
 }
 
+/// A producer and where it writes.
+struct Instance {
+    /// Its number in the history.
+    producer: usize,
+    id: i64,
+    topic: Topic,
+    partitions: i32,
+    has_keys: bool,
+    sequences: BTreeMap<i32, i32>,
+}
+
 /// One producer id after the other: a client takes a new one when it does not know any more what
 /// became of a batch.
 pub(crate) async fn produce(client: Client) {
     for _ in 0..4 {
         let Some(id) = init(&client).await else { continue };
-        let producer = client.diary.number() as usize;
-        let mut sequences = [0; PARTITIONS as usize];
+        let mut instance = Instance::new(&client, id, (STEADY, PARTITIONS), false);
         for _ in 0..6 {
-            let count = 1 + client.below(IN_FLIGHT);
-            let sending = (0..count).map(|_| write(&client, producer, id, &mut sequences));
-            if !deliver(&client, sending.collect()).await {
+            if !instance.send(&client).await {
                 break;
             }
             client.link.pause(400).await;
+        }
+    }
+}
+
+/// The same for topics of another name. Behind one that was deleted the same producer goes on.
+pub(crate) async fn produce_to(client: Client, name: &'static str) {
+    for _ in 0..4 {
+        let Some(id) = init(&client).await else { continue };
+        let mut known: Option<Instance> = None;
+        for _ in 0..8 {
+            client.link.pause(300).await;
+            let Ok(Some(at)) = look_up(&client, name).await else { continue };
+            let same = known.take().filter(|it| it.topic == at.0);
+            let anew = || Instance::new(&client, id, at, name == COMPACTED);
+            let mut instance = same.unwrap_or_else(anew);
+            instance.partitions = at.1;
+            if !instance.send(&client).await && look_up(&client, name).await == Ok(Some(at)) {
+                break;
+            }
+            known = Some(instance);
         }
     }
 }
@@ -69,45 +103,68 @@ async fn init(client: &Client) -> Option<i64> {
     None
 }
 
-/// Makes a batch, and notes it down.
-fn write(
-    client: &Client,
-    producer: usize,
-    id: i64,
-    sequences: &mut [i32; PARTITIONS as usize],
-) -> Sending {
-    let partition = client.partition();
-    let value = |_| client.value(format!("i{producer}.{}", client.diary.number()));
-    let values: Vec<_> = (0..=client.below(2)).map(value).collect();
-    let sequence = &mut sequences[partition as usize];
-    let mut builder = Builder::new(Compression::None);
-    if !client.diary.forgets.load(Ordering::SeqCst) {
-        let (id, epoch) = (ProducerId(id), ProducerEpoch(0));
-        builder = builder.producer(Producer { id, epoch, base_sequence: *sequence });
+impl Instance {
+    fn new(client: &Client, id: i64, (topic, partitions): (Topic, i32), has_keys: bool) -> Self {
+        let producer = client.diary.number() as usize;
+        Self { producer, id, topic, partitions, has_keys, sequences: BTreeMap::new() }
     }
-    *sequence += values.len() as i32;
-    for value in &values {
-        builder.push(Timestamp(1), None, Some(value.as_bytes()));
+
+    fn version(&self) -> i16 {
+        if self.topic == STEADY { VERSION } else { BY_ID }
     }
-    let data = PartitionProduceData::default()
-        .with_index(partition)
-        .with_records(Some(builder.finish().unwrap()));
-    let topic =
-        TopicProduceData::default().with_name(wire_name("t")).with_partition_data(vec![data]);
-    let request = ProduceRequest::default().with_acks(-1).with_topic_data(vec![topic]);
-    let mut history = client.diary.history.lock();
-    history.batches.push(Batch { producer, partition, values, outcome: Outcome::Unknown });
-    Sending { number: history.batches.len() - 1, frame: frame(VERSION, 1, &request) }
+
+    /// Sends some batches; false if not all were acknowledged.
+    async fn send(&mut self, client: &Client) -> bool {
+        let count = 1 + client.below(IN_FLIGHT);
+        let sending = (0..count).map(|_| self.write(client)).collect();
+        deliver(client, self.version(), sending).await
+    }
+
+    /// Makes a batch, and notes it down.
+    fn write(&mut self, client: &Client) -> Sending {
+        let producer = self.producer;
+        let partition = client.below(self.partitions as u64) as i32;
+        let value = |_| {
+            let key = if self.has_keys { format!("k{}.", client.below(4)) } else { String::new() };
+            client.value(format!("{key}i{producer}.{}", client.diary.number()))
+        };
+        let values: Vec<_> = (0..=client.below(2)).map(value).collect();
+        let sequence = self.sequences.entry(partition).or_default();
+        let mut builder = Builder::new(Compression::None);
+        if !client.diary.forgets.load(Ordering::SeqCst) {
+            let (id, epoch) = (ProducerId(self.id), ProducerEpoch(0));
+            builder = builder.producer(Producer { id, epoch, base_sequence: *sequence });
+        }
+        *sequence += values.len() as i32;
+        for value in &values {
+            let key = self.has_keys.then(|| key_of(value).as_bytes());
+            builder.push(Timestamp(1), key, Some(value.as_bytes()));
+        }
+        let data = PartitionProduceData::default()
+            .with_index(partition)
+            .with_records(Some(builder.finish().unwrap()));
+        let data = TopicProduceData::default().with_partition_data(vec![data]);
+        let data = if self.topic == STEADY {
+            data.with_name(wire_name("t"))
+        } else {
+            data.with_topic_id(self.topic)
+        };
+        let request = ProduceRequest::default().with_acks(-1).with_topic_data(vec![data]);
+        let (topic, outcome) = (self.topic, Outcome::Unknown);
+        let mut history = client.diary.history.lock();
+        history.batches.push(Batch { producer, topic, partition, values, outcome });
+        Sending { number: history.batches.len() - 1, frame: frame(self.version(), 1, &request) }
+    }
 }
 
 /// Sends batches until all are acknowledged; false if that does not come about.
-async fn deliver(client: &Client, mut left: Vec<Sending>) -> bool {
+async fn deliver(client: &Client, version: i16, mut left: Vec<Sending>) -> bool {
     for _ in 0..12 {
         let frames: Vec<Bytes> = left.iter().map(|sending| sending.frame.clone()).collect();
         let mut answers = client.link.send(&frames).await.into_iter();
         left.retain(|sending| {
             let Some(answer) = answers.next() else { return true };
-            let answer: ProduceResponse = decode(answer, VERSION);
+            let answer: ProduceResponse = decode(answer, version);
             let answer = &answer.responses[0].partition_responses[0];
             let done = match outcome(answer.error_code) {
                 Ok(()) => Some(answer.base_offset),

@@ -10,9 +10,10 @@ use kafka_protocol::{ResponseError, protocol::StrBytes};
 use super::{
     Client,
     consumers::{alive, join},
+    keeper::PASSING,
 };
 use crate::{
-    history::{Outcome, Transaction},
+    history::{Outcome, STEADY, Transaction},
     link::{LOST, Link, Manners},
     producer,
 };
@@ -21,6 +22,30 @@ type Producer = producer::Client<Link>;
 
 /// The group of workers that share one.
 const TOGETHER: &str = "g-together";
+
+/// Tries again what got lost.
+macro_rules! again {
+    ($client:expr, $ask:expr) => {{
+        let mut outcome = Err(LOST);
+        for _ in 0..6 {
+            outcome = $ask.await;
+            let is_worth_it = matches!(
+                outcome,
+                Err(LOST
+                    | ResponseError::ConcurrentTransactions
+                    | ResponseError::CoordinatorNotAvailable
+                    | ResponseError::NotCoordinator
+                    | ResponseError::NotEnoughReplicas
+                    | ResponseError::KafkaStorageError)
+            );
+            if !is_worth_it {
+                break;
+            }
+            $client.link.pause(200).await;
+        }
+        outcome
+    }};
+}
 
 /// How an instance goes on.
 enum Then {
@@ -94,7 +119,7 @@ pub(crate) async fn work_together(client: Client, id: String) {
 async fn turn_next(client: &Client, producer: &mut Producer, group: &str) -> Option<Then> {
     // Asked for each time: an older answer may be from before this instance began.
     let standing = client.standing(group, 0).await.ok()?;
-    let poll = client.poll(true, 0, standing.max(0)).await.ok()?;
+    let poll = client.poll(true, STEADY, 0, standing.max(0)).await.ok()?;
     let Some(source) = poll.records.first().cloned() else {
         client.link.pause(300).await;
         return None;
@@ -131,6 +156,7 @@ fn new(
         id: producer.id.to_string(),
         order: (producer.producer, producer.epoch, number),
         writes: Vec::new(),
+        passing: Vec::new(),
         reads: Vec::new(),
         source,
         offset,
@@ -157,12 +183,29 @@ async fn write(
         if client.below(3) == 0 {
             let partition = client.partition();
             let from = client.below(60) as i64;
-            if let Ok(poll) = client.poll(true, partition, from).await {
+            if let Ok(poll) = client.poll(true, STEADY, partition, from).await {
                 this.reads.extend(poll.records.into_iter().map(|(_, value)| value));
             }
         }
     }
+    if client.below(3) == 0 {
+        pass(client, producer, this).await?;
+    }
     commit(client, producer, this).await
+}
+
+/// Writes to a topic that may go any time.
+async fn pass(
+    client: &Client,
+    producer: &mut Producer,
+    this: &mut Transaction,
+) -> Result<(), ResponseError> {
+    if !producer.is_modern {
+        again!(client, producer.add_in(PASSING, &[0]))?;
+    }
+    let value = client.value(format!("{}.{}.p", this.id, this.order.2));
+    this.passing.push(value.clone());
+    again!(client, producer.produce_to(PASSING, 0, &value))
 }
 
 /// Turns a record into another.
@@ -175,30 +218,6 @@ async fn turn(
     add(client, producer, this, &[partition]).await?;
     put(client, producer, this, partition).await?;
     commit(client, producer, this).await
-}
-
-/// Tries again what got lost.
-macro_rules! again {
-    ($client:expr, $ask:expr) => {{
-        let mut outcome = Err(LOST);
-        for _ in 0..6 {
-            outcome = $ask.await;
-            let is_worth_it = matches!(
-                outcome,
-                Err(LOST
-                    | ResponseError::ConcurrentTransactions
-                    | ResponseError::CoordinatorNotAvailable
-                    | ResponseError::NotCoordinator
-                    | ResponseError::NotEnoughReplicas
-                    | ResponseError::KafkaStorageError)
-            );
-            if !is_worth_it {
-                break;
-            }
-            $client.link.pause(200).await;
-        }
-        outcome
-    }};
 }
 
 async fn add(
