@@ -2,8 +2,9 @@
 //!
 //! 1. The reader cuts frames off the byte stream. A frame's length is checked before anything is
 //!    reserved for it, and room is reserved as its bytes arrive, in memory that is lent
-//!    ([`crate::buffers`]). What a request's answer waits with holds nothing of its frame, or the
-//!    memory could not be used for the next.
+//!    ([`crate::buffers`]). An answer that is waited for holds nothing of its request's frame, or
+//!    the memory could not be used for the next: small frames are copied, and large requests keep
+//!    nothing of theirs.
 //! 2. A frame is paid for from the node's budget of request bytes as soon as it is announced, for
 //!    what has come of it takes memory too; while the budget is used up, nothing more is read, and
 //!    the client feels it. So it does while the log's own queue is full.
@@ -49,6 +50,8 @@ const READ_BYTES: usize = 64 << 10;
 const FIRST_BYTES: usize = 1 << 10;
 /// Answers are written at once until they have this many bytes.
 const TOGETHER_BYTES: usize = 64 << 10;
+/// Frames up to this length are copied out of what they were read into.
+const COPIED_BYTES_MAX: usize = 4 << 10;
 /// How much room is made for a frame at once, at most.
 const RESERVE_BYTES_MAX: usize = 1 << 20;
 /// In what the budget of request bytes is counted.
@@ -294,7 +297,13 @@ async fn next_frame(
             buffer.reserve(missing.clamp(READ_BYTES, RESERVE_BYTES_MAX));
             fill(reader, buffer).await?;
         }
-        Ok::<_, Ended>(buffer.split_to(length).freeze())
+        let frame = buffer.split_to(length);
+        // A request that waits for something is a small one, and must not keep the memory.
+        Ok::<_, Ended>(if length <= COPIED_BYTES_MAX {
+            Bytes::copy_from_slice(&frame)
+        } else {
+            frame.freeze()
+        })
     });
     Ok((frame.await.map_err(|_| Ended::Stalled)??, paid))
 }
