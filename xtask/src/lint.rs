@@ -20,6 +20,13 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         command
     };
 
+    // The fuzzers are a workspace of their own.
+    let fuzz = |program: &str, arguments: &[&str]| {
+        let mut command = command(program, arguments);
+        command.current_dir(root.join("fuzz"));
+        command
+    };
+
     let mut failed = Vec::new();
     let mut check = |name: &'static str, outcome: Result<()>| {
         if let Err(error) = outcome {
@@ -29,24 +36,18 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     };
     check("tidy", tidy::run(root));
     check("fmt", process::run(&mut command("cargo", &["fmt", "--all", "--check"])));
+    check("fmt of fuzz", process::run(&mut fuzz("cargo", &["fmt", "--check"])));
     check("typos", process::run(&mut command("typos", &[])));
     // Advisories change without any commit of ours and need a database from outside: they are
     // looked up by hand or on a schedule, not in every run.
-    check(
-        "deny",
-        process::run(&mut command(
-            "cargo-deny",
-            &["--workspace", "--locked", "check", "bans", "licenses", "sources"],
-        )),
-    );
+    let deny = ["--workspace", "--locked", "check", "bans", "licenses", "sources"];
+    check("deny", process::run(&mut command("cargo-deny", &deny)));
+    check("deny of fuzz", process::run(&mut fuzz("cargo-deny", &deny)));
     check("shear", process::run(&mut command("cargo-shear", &[])));
-    check(
-        "clippy",
-        process::run(&mut command(
-            "cargo",
-            &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny=warnings"],
-        )),
-    );
+    check("shear of fuzz", process::run(&mut fuzz("cargo-shear", &[])));
+    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny=warnings"];
+    check("clippy", process::run(&mut command("cargo", &clippy)));
+    check("clippy of fuzz", process::run(&mut fuzz("cargo", &clippy)));
     // Who reads these pages reads the code: private items belong to them.
     check(
         "doc",

@@ -1,9 +1,11 @@
 //! The project's own rules and its one test command.
 //!
 //! `cargo xtask tidy` holds what no general linter knows ([`tidy`]), `cargo xtask lint` runs
-//! every linter ([`lint`]), and `cargo xtask test` passes all tests on a fresh machine
-//! ([`mod@test`]): it brings the tools that they need ([`tools`]) instead of skipping tests.
+//! every linter ([`lint`]), `cargo xtask fuzz` runs fuzzers ([`fuzz`]), and `cargo xtask test` passes
+//! all tests on a fresh machine ([`mod@test`]): it brings the tools that they need ([`tools`])
+//! instead of skipping tests.
 
+mod fuzz;
 mod lint;
 mod process;
 mod test;
@@ -28,6 +30,11 @@ Commands:
                  `cargo nextest run`: `cargo xtask test -p afflux-log torn`
   lint           Formatting, clippy, tidy, licences, unused dependencies, spelling, docs
   tidy           The rules of ARCHITECTURE.md alone: layers, seam, sizes, names
+  fuzz [TARGET...] [--seconds N | --runs N]
+                 Run fuzzers, each for N seconds [default: 60] from all that was found before,
+                 or N times from its seeds, the same each time
+  fuzz TARGET --input FILE
+                 Run a fuzzer on one input
   kafka          Put Apache Kafka into the cache, for comparisons, and print its class path
   fix            Mend what a tool can mend: formatting, clippy's suggestions, spelling
 
@@ -56,6 +63,7 @@ fn run() -> Result<()> {
             println!("{}", tools::jars(&tools::Cache::open()?, &tools::KAFKA)?);
             Ok(())
         }
+        Some(("fuzz", rest)) => fuzz::run(&root, rest),
         Some(("test", rest)) => test::run(&root, rest),
         None | Some(("help" | "--help" | "-h", _)) => {
             print!("{USAGE}");

@@ -123,6 +123,11 @@ impl Cache {
         Ok(Self { dir })
     }
 
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Puts the tools in front of the command's `PATH`.
     pub(crate) fn extend_path(&self, command: &mut Command) {
         let mut path = OsString::from(self.dir.join("bin"));

@@ -339,35 +339,12 @@ pub(crate) fn text(text: &str) -> StrBytes {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::{path::Path, time::Duration};
-
     use afflux_env::sim::Sim;
-    use afflux_log::{Entry, Group, LogOptions};
+    use afflux_log::{Entry, Group};
     use afflux_types::TopicPartition;
 
     use super::*;
-
-    /// A broker that nobody serves, over a simulated disk.
-    pub(crate) fn alone(sim: &Sim, options: Options) -> Arc<Broker> {
-        let log_options = LogOptions {
-            file_bytes: 64 << 10,
-            first_file_bytes: 64 << 10,
-            write_bytes_max: 16 << 10,
-            whole_group_bytes_max: 8 << 10,
-            chunk_bytes: 4 << 10,
-            free_bytes_min: 0,
-            ..LogOptions::default()
-        };
-        let env = sim.env();
-        let log = Arc::new(EmbeddedLog::open(&env, Path::new("/data"), log_options).unwrap());
-        let (settings, minute) = (crate::group::Settings::default(), Duration::from_mins(1));
-        let groups = Groups::rebuild(&env, &log, settings, options.group_records_spare).unwrap();
-        let transactions = Transactions::rebuild(&env, &log, minute, 60 * minute).unwrap();
-        let host = StrBytes::from_static_str("localhost");
-        let (buffers, stopping) = (Buffers::default(), Semaphore::new(0));
-        let port = 0;
-        Arc::new(Broker { env, log, options, buffers, host, port, groups, transactions, stopping })
-    }
+    pub(crate) use crate::fuzzing::broker::alone;
 
     /// Fills a broker's disk, but for room for a few small records.
     pub(crate) async fn fill(sim: &Sim, broker: &Broker, partition: &TopicPartition) {

@@ -24,6 +24,8 @@ mod compatibility;
 mod configs;
 mod connection;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod group;
 mod groups;
 mod guard;
@@ -231,6 +233,13 @@ pub async fn start(
     Ok(listen(broker, listener, budget, places, shutdown))
 }
 
+/// What groups and transactions do by themselves. Ends by a fault alone.
+async fn coordinate(broker: Arc<Broker>) {
+    let (run, deliver) = (Groups::run(&broker), Groups::deliver(&broker));
+    let keep_small = Groups::keep_small(&broker);
+    tokio::join!(run, deliver, keep_small, Transactions::run(&broker));
+}
+
 async fn listen(
     broker: Arc<Broker>,
     listener: Box<dyn Listener>,
@@ -241,14 +250,7 @@ async fn listen(
     let mut connections = JoinSet::new();
     // Whoever lets go of this ends that, too.
     let mut coordinating = JoinSet::new();
-    coordinating.spawn({
-        let broker = Arc::clone(&broker);
-        async move {
-            let (run, deliver) = (Groups::run(&broker), Groups::deliver(&broker));
-            let keep_small = Groups::keep_small(&broker);
-            tokio::join!(run, deliver, keep_small, Transactions::run(&broker))
-        }
-    });
+    coordinating.spawn(coordinate(Arc::clone(&broker)));
     loop {
         let place = tokio::select! {
             biased;

@@ -47,7 +47,7 @@ pub(crate) enum Unreadable {
 pub(crate) struct Request {
     pub(crate) header: Header,
     pub(crate) api: &'static Api,
-    body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// The fixed part of the header: key, version and correlation.

@@ -31,6 +31,8 @@ mod contract;
 mod door;
 mod embedded;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod group;
 mod hot;
 mod index;

@@ -12,6 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::Settings;
 
+/// More partitions than a topic may ever have, whatever is set.
+const PARTITIONS_MAX: i32 = 1 << 20;
+
+/// Numbers of partitions, and positions, of which nobody gets that many. Two of them add up.
+const STREAMS_MAX: u32 = 1 << 31;
+const POSITION_MAX: u64 = (1 << 62) + (1 << 61);
+
 /// The stream that holds the changes themselves.
 pub(crate) const META_STREAM: u32 = 0;
 
@@ -37,6 +44,13 @@ pub struct Topic {
 }
 
 impl Topic {
+    fn is_possible(&self) -> bool {
+        let (partitions, mut added) = (0..=self.partitions, self.added.iter());
+        (1..=PARTITIONS_MAX).contains(&self.partitions)
+            && self.first_stream < STREAMS_MAX
+            && added.all(|(from, first)| partitions.contains(from) && *first < STREAMS_MAX)
+    }
+
     /// The numbers of its partitions.
     pub(crate) fn streams(&self) -> impl Iterator<Item = u32> {
         (0..self.partitions).filter_map(|partition| self.stream(partition))
@@ -90,6 +104,34 @@ pub(crate) enum Change {
     Snapshot(Meta),
 }
 
+impl Change {
+    /// Reads one. A number that can not be, which would be reckoned with later, is refused here.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
+        let change: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let is_possible = match &change {
+            Self::Create(topic) => topic.is_possible(),
+            Self::Grow(_, partitions, first_stream) => {
+                (1..=PARTITIONS_MAX).contains(partitions) && *first_stream < STREAMS_MAX
+            }
+            Self::Compact { file, .. } => file.iter().all(CompactedFile::is_possible),
+            Self::Recycle(position, bytes) => is_stretch((position, bytes)),
+            Self::Snapshot(meta) => meta.is_possible(),
+            Self::Remove(_)
+            | Self::ProducerIds(_)
+            | Self::Trim(..)
+            | Self::Trims(_)
+            | Self::Settings(..)
+            | Self::Cut(..) => true,
+        };
+        is_possible.then_some(change).ok_or_else(|| "a number in it can not be".to_owned())
+    }
+}
+
+/// Whether a position and a number of bytes add up to a position.
+fn is_stretch((position, bytes): (&u64, &u64)) -> bool {
+    position.checked_add(*bytes).is_some_and(|end| end <= POSITION_MAX)
+}
+
 /// A file with what is left of a stretch of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CompactedFile {
@@ -107,6 +149,12 @@ pub(crate) struct CompactedFile {
     pub(crate) at_first: u64,
     /// The same of its last.
     pub(crate) at_last: u64,
+}
+
+impl CompactedFile {
+    fn is_possible(&self) -> bool {
+        is_stretch((&self.base, &self.bytes))
+    }
 }
 
 /// What was compacted of a partition.
@@ -146,6 +194,15 @@ impl Meta {
     /// Nothing but the stream of changes.
     pub(crate) fn new() -> Self {
         Self { streams_next: META_STREAM + 1, ..Self::default() }
+    }
+
+    fn is_possible(&self) -> bool {
+        let mut files = self.compacted.values().flat_map(|compacted| &compacted.files);
+        self.topics.iter().all(|topic| topic.is_possible())
+            && self.streams_next <= STREAMS_MAX + PARTITIONS_MAX as u32
+            && self.recycled.iter().all(is_stretch)
+            && files.all(CompactedFile::is_possible)
+            && self.compacted_next <= POSITION_MAX
     }
 
     pub(crate) fn apply(&mut self, change: Change) {
@@ -194,6 +251,9 @@ impl Meta {
             Change::Grow(id, partitions, first_stream) => {
                 let mut new = 0;
                 self.change(id, |topic| {
+                    if partitions <= topic.partitions {
+                        return;
+                    }
                     new = partitions - topic.partitions;
                     topic.added.push((topic.partitions, first_stream));
                     topic.partitions = partitions;
@@ -374,6 +434,35 @@ mod tests {
         assert_eq!(cut, (51..61).collect::<Vec<_>>());
         assert!(other.topic(&TopicName::new("a").unwrap()).is_some());
         assert!(other.topic(&TopicName::new("b").unwrap()).is_none());
+    }
+
+    /// Whoever reckons with them later does not look.
+    #[test]
+    fn numbers_that_can_not_be_are_refused() {
+        let check = |change: &Change, is_possible: bool| {
+            let text = serde_json::to_vec(change).unwrap();
+            assert_eq!(Change::read(&text).is_ok(), is_possible, "{change:?}");
+        };
+        let id = topic("a", 1, 1).id;
+        for partitions in [i32::MIN, -1, 0, PARTITIONS_MAX + 1, i32::MAX] {
+            check(&Change::Create(topic("a", 1, partitions)), false);
+            check(&Change::Grow(id, partitions, 2), false);
+        }
+        check(&Change::Create(topic("a", u32::MAX, 2)), false);
+        check(&Change::Grow(id, 2, u32::MAX), false);
+        check(&Change::Create(Topic { added: vec![(-1, 2)], ..topic("a", 1, 2) }), false);
+        check(&Change::Create(Topic { added: vec![(1, 2)], ..topic("a", 1, 2) }), true);
+        check(&Change::Recycle(1, u64::MAX), false);
+        check(&compact(1, 0, 10, Some(u64::MAX)), false);
+        check(&compact(1, 0, 10, Some(1 << 62)), true);
+        let mut meta = Meta::new();
+        meta.apply(Change::Recycle(0, 1 << 63));
+        check(&Change::Snapshot(meta), false);
+        // Partitions never go.
+        let mut meta = Meta::new();
+        meta.apply(Change::Create(topic("a", 1, 3)));
+        meta.apply(Change::Grow(id, 2, 4));
+        assert_eq!((meta.topics()[0].partitions, meta.streams_next()), (3, 4));
     }
 
     /// As it was written before topics had settings and could grow.

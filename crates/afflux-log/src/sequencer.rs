@@ -43,7 +43,6 @@ use crate::{
     hot::HotTail,
     index::{IndexEntry, Stream, WHOLE},
     journal::{FIRST_PAGE, Frame, JournalFile, Payload, WriteBatch, encode_producers},
-    memory,
     options::LogOptions,
     producers::{Verdict, is_numbered, is_tracked},
 };
@@ -51,8 +50,6 @@ use crate::{
 /// Kept back in the last file for changes of the log's own metadata, so that topics can be
 /// removed when the disk is full.
 const META_RESERVE: u64 = 64 << 10;
-/// From this size of batches on, sums are put together faster than they are taken.
-const SUMS_FROM_BYTES: usize = 4 << 10;
 /// Producers that have not written for this long are forgotten (Kafka's default).
 const PRODUCER_EXPIRY_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -417,15 +414,7 @@ impl Sequencer {
         } else {
             Some((ticket, appended))
         };
-        // Taken from the batches' own checksums if that costs less than to go through them.
-        let sums = payload.len() >= starts.len() * SUMS_FROM_BYTES;
-        let crc = sums.then(|| frame::group_crc(&payload, &starts));
-        let payload = memory::share(payload);
-        let payload = match crc {
-            Some(crc) => Payload::summed(payload, crc),
-            None => Payload::new(payload),
-        };
-        self.enqueue(position, Kind::Group, payload, ends, ticket);
+        self.enqueue(position, Kind::Group, Payload::of_group(payload, &starts), ends, ticket);
         self.boundary(end);
         None
     }

@@ -414,7 +414,7 @@ impl Commit {
                 piece
             })
             .collect();
-        let entries = (0..entries)
+        let entries: Vec<BatchMeta> = (0..entries)
             .map(|_| BatchMeta {
                 stream: at.get_u32_le(),
                 bytes: at.get_u32_le(),
@@ -428,12 +428,23 @@ impl Commit {
                 marker: marker_of(at.get_u32_le()),
             })
             .collect();
+        if entries.iter().any(|meta| meta.last_offset_delta < 0) {
+            return Err(BatchError::Header("its last offset lies before its first").into());
+        }
         Ok(Self { time: Timestamp(time), chunks, entries })
     }
 
-    /// Where each batch's bytes lie, in order; `None` if the chunks hold other than the
-    /// batches need.
-    pub fn pieces(&self) -> Option<Vec<Vec<Piece>>> {
+    /// Where each batch's bytes lie, in order, of a commit at this position; `None` if the chunks
+    /// hold other than the batches need, or do not lie one behind the other before the commit.
+    pub fn pieces(&self, position: u64) -> Option<Vec<Vec<Piece>>> {
+        let mut free = 0;
+        for chunk in &self.chunks {
+            let from = chunk.position.0;
+            free = from.checked_add(u64::from(chunk.bytes)).filter(|_| from >= free)?;
+        }
+        if free > position {
+            return None;
+        }
         let mut chunks = self.chunks.iter().copied();
         let mut chunk = Piece { position: JournalPosition::ZERO, bytes: 0 };
         let mut all = Vec::with_capacity(self.entries.len());
@@ -446,7 +457,7 @@ impl Commit {
                 }
                 let bytes = left.min(chunk.bytes);
                 pieces.push(Piece { position: chunk.position, bytes });
-                chunk.position.0 = chunk.position.0.checked_add(u64::from(bytes))?;
+                chunk.position.0 += u64::from(bytes);
                 chunk.bytes -= bytes;
                 left -= bytes;
             }

@@ -57,7 +57,7 @@ proptest! {
     ) {
         let _ = read_group(&payload);
         if let Ok(commit) = Commit::decode(&payload) {
-            let _ = commit.pieces();
+            let _ = commit.pieces(4096);
         }
     }
 
@@ -80,7 +80,7 @@ proptest! {
         let entries = batches.iter().map(|bytes| meta(1, *bytes)).collect();
         let commit = Commit { time: Timestamp(1), chunks, entries };
         prop_assert_eq!(&Commit::decode(&commit.encode()).unwrap(), &commit);
-        let pieces = commit.pieces().unwrap();
+        let pieces = commit.pieces(1 << 20).unwrap();
         let byte_by_byte = |pieces: &mut dyn Iterator<Item = &Piece>| -> Vec<u64> {
             pieces.flat_map(|p| (0..u64::from(p.bytes)).map(|i| p.position.0 + i)).collect()
         };
@@ -116,4 +116,28 @@ fn a_group_reads_back() {
     }
     payload.pop();
     assert_eq!(read_group(&payload), Err(PayloadError::Truncated));
+}
+
+#[test]
+fn a_commit_of_a_batch_that_ends_before_it_begins_is_refused() {
+    let entries = vec![BatchMeta { last_offset_delta: -1, ..meta(1, 100) }];
+    let commit = Commit { time: Timestamp(1), chunks: Vec::new(), entries };
+    assert!(matches!(Commit::decode(&commit.encode()), Err(PayloadError::Batch(_))));
+}
+
+#[test]
+fn a_commit_adopts_chunks_that_lie_one_behind_the_other_before_it() {
+    let check = |chunks: &[(u64, u32)], fit: bool| {
+        let bytes = chunks.iter().map(|(_, bytes)| *bytes).sum();
+        let piece =
+            |(at, bytes): &(u64, u32)| Piece { position: JournalPosition(*at), bytes: *bytes };
+        let chunks: Vec<Piece> = chunks.iter().map(piece).collect();
+        let commit = Commit { time: Timestamp(1), chunks, entries: vec![meta(1, bytes)] };
+        assert_eq!(commit.pieces(4096).is_some(), fit, "{:?}", commit.chunks);
+    };
+    check(&[(0, 10), (10, 20), (4000, 96)], true);
+    check(&[(4000, 97)], false);
+    check(&[(1000, 10), (1009, 10)], false);
+    check(&[(1000, 10), (0, 10)], false);
+    check(&[(u64::MAX - 5, 10)], false);
 }

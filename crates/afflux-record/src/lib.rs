@@ -10,6 +10,8 @@ pub mod compression;
 mod control;
 mod crc;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod murmur2;
 mod rewrite;
 

@@ -38,7 +38,7 @@
 mod classic;
 pub(crate) mod consumer;
 mod coordinator;
-mod embedded;
+pub(crate) mod embedded;
 pub(crate) mod offsets;
 pub(crate) mod records;
 

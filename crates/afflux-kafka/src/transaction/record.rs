@@ -125,13 +125,18 @@ pub(crate) fn decode_value(mut value: &[u8]) -> Option<Facts> {
         }
         tags(at, |_, _| Some(()))?;
     }
+    if state == State::Empty {
+        // Nothing has begun, whatever was left over: as Kafka reads it.
+        partitions.clear();
+    }
     let updated = Timestamp(at.try_get_i64().ok()?);
     let started = Some(at.try_get_i64().ok()?).filter(|at| *at >= 0).map(Timestamp);
     let (mut previous, mut version) = (-1, 0);
     tags(at, |tag, mut bytes| {
         match tag {
-            PREVIOUS_TAG => previous = bytes.try_get_i64().ok()?,
-            VERSION_TAG => version = bytes.try_get_i16().ok()?,
+            // A number below these says what none says.
+            PREVIOUS_TAG => previous = bytes.try_get_i64().ok()?.max(-1),
+            VERSION_TAG => version = bytes.try_get_i16().ok()?.max(0),
             _ => {}
         }
         Some(())
@@ -223,6 +228,13 @@ mod tests {
         assert!((0..key.len()).all(|cut| decode_key(&key[..cut]).is_none()));
         assert!((0..value.len()).all(|cut| decode_value(&value[..cut]).is_none()));
         let empty = Facts { state: State::Empty, partitions: BTreeSet::new(), ..facts() };
-        assert_eq!(decode_value(&encode_value(&empty)), Some(empty));
+        assert_eq!(decode_value(&encode_value(&empty)), Some(empty.clone()));
+        let mut left_over = value.clone();
+        left_over[16] = code(State::Empty) as u8;
+        assert_eq!(decode_value(&left_over), Some(empty));
+        let mut below = value;
+        let end = below.len();
+        below[end - 2..].copy_from_slice(&(-7_i16).to_be_bytes());
+        assert_eq!(decode_value(&below), Some(Facts { version: 0, ..facts() }));
     }
 }

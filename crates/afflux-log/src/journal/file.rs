@@ -51,7 +51,7 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// The first page.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut page = Vec::with_capacity(FIRST_PAGE as usize);
         page.put_slice(MAGIC);
         page.put_u32_le(0);

@@ -4,7 +4,9 @@
 
 use std::{io, sync::Arc};
 
-use afflux_record::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader};
+use afflux_record::frame::{
+    BatchMeta, FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, Kind, frame_bytes,
+};
 use afflux_types::{Incarnation, JournalPosition};
 
 use super::file::{FIRST_PAGE, JournalFile};
@@ -85,6 +87,28 @@ impl<'a> Reader<'a> {
         }
         Ok(None)
     }
+}
+
+/// Whether a frame ends where one can in this file: behind any other there is room for a seal.
+pub(crate) fn check_room(header: &FrameHeader, file: &JournalFile) -> Result<(), String> {
+    let seal = if header.kind == Kind::Seal { 0 } else { frame_bytes(0) as u64 };
+    if header.end().0 + seal > file.end() {
+        return Err("there is no room for a seal behind it".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether a batch can stand behind this end of its partition.
+pub(crate) fn check_offsets(batch: &BatchMeta, end: i64) -> Result<(), String> {
+    let base = batch.base_offset.0;
+    if base < end {
+        return Err(format!("a batch begins at offset {base}, but there are offsets up to {end}"));
+    }
+    // One is never reached: what lies behind an end is counted too.
+    if batch.next_offset().0 == i64::MAX {
+        return Err(format!("a batch at offset {base} has offsets that can not be"));
+    }
+    Ok(())
 }
 
 /// The last frame that counts.

@@ -32,14 +32,18 @@ mod writer;
 
 use std::path::Path;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use compacted_file::path_of as compacted_path;
 pub(crate) use compacted_file::{
     COMPACTED, Finished, Writer as CompactedWriter, base_of as compacted_base,
     open as open_compacted, run as compacted_run,
 };
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use file::path_of as journal_path;
 pub(crate) use file::{
     FIRST_PAGE, Identity, JournalFile, base_of, spare_number, spare_path, write_whole,
 };
-pub(crate) use frames::{Last, Reader, explain, proof};
+pub(crate) use frames::{Last, Reader, check_offsets, check_room, explain, proof};
 pub(crate) use index_file::{IndexFile, RunMeta, Section, encode_producers, path_of as index_path};
 pub(crate) use recovery::{Recovered, is_usable, recover};
 pub(crate) use sealing::{Sealing, gather, install};

@@ -35,7 +35,7 @@ use hashbrown::HashMap;
 use super::{
     compacted_file::{open as open_compacted, recall},
     file::{FIRST_PAGE, JournalFile, base_of, spare_number},
-    frames::{Last, Reader, explain, proof},
+    frames::{Last, Reader, check_offsets, check_room, explain, proof},
     index_file::{IndexFile, Section, encode_producers, path_of},
     sealing::{Sealing, gather, install, run_of},
 };
@@ -162,7 +162,8 @@ impl Scan<'_> {
             self.state.tail = position;
             let frame = reader.frame(position).map_err(|error| OpenError::io(&file.path, error))?;
             let Some((header, payload)) = frame else { return Ok(Ended::Invalid(position)) };
-            let follows = !self.follows || header.sequence == self.state.sequence + 1;
+            let follows =
+                !self.follows || header.sequence.checked_sub(1) == Some(self.state.sequence);
             if !follows || header.incarnation < self.state.incarnation {
                 return Ok(Ended::Invalid(position));
             }
@@ -172,13 +173,14 @@ impl Scan<'_> {
                 position,
                 reason: format!("a frame with a good checksum makes no sense: {reason}"),
             };
+            check_room(&header, file).map_err(&corrupt)?;
             match header.kind {
                 Kind::Group => {
                     let (time, entries) =
                         read_group(payload).map_err(|error| corrupt(error.to_string()))?;
                     for (meta, start) in entries {
                         let at = position + (FRAME_HEADER_BYTES + start) as u64;
-                        self.index(&header, &meta, at, WHOLE, time, end);
+                        self.index(&header, &meta, at, WHOLE, time, end).map_err(&corrupt)?;
                     }
                     self.boundary(file.base, end);
                 }
@@ -186,7 +188,7 @@ impl Scan<'_> {
                     let commit =
                         Commit::decode(payload).map_err(|error| corrupt(error.to_string()))?;
                     let lists = commit
-                        .pieces()
+                        .pieces(position)
                         .ok_or_else(|| corrupt("its chunks do not hold its batches".to_owned()))?;
                     for (meta, list) in commit.entries.iter().zip(lists) {
                         let from: Vec<u64> = list
@@ -199,7 +201,8 @@ impl Scan<'_> {
                         state.foreign.extend(from.into_iter().map(|from| (meta.stream, from)));
                         state.pieces.push(list.into());
                         let pieces = (state.pieces.len() - 1) as u32;
-                        self.index(&header, meta, position, pieces, commit.time, end);
+                        self.index(&header, meta, position, pieces, commit.time, end)
+                            .map_err(&corrupt)?;
                     }
                     self.boundary(file.base, end);
                 }
@@ -224,11 +227,13 @@ impl Scan<'_> {
         pieces: u32,
         time: Timestamp,
         end: u64,
-    ) {
+    ) -> Result<(), String> {
         let stream = self.state.streams.entry(meta.stream).or_default();
+        check_offsets(meta, stream.end)?;
         stream.skip_to(meta.base_offset.0);
         let entry = IndexEntry::new(meta, at, header.incarnation.0 as i32, pieces);
         stream.add(meta, entry, time, end);
+        Ok(())
     }
 
     fn boundary(&mut self, base: u64, end: u64) {
@@ -322,9 +327,8 @@ fn fold_meta(disk: &dyn Disk, state: &Recovered, dir: &Path) -> Result<Meta, Ope
         afflux_record::batch::verify_crc(&batch).map_err(|error| corrupt(error.to_string()))?;
         for record in afflux_record::records(&batch) {
             let record = record.map_err(|error| corrupt(error.to_string()))?;
-            let change: Change = serde_json::from_slice(&record.value.unwrap_or_default())
-                .map_err(|error| corrupt(error.to_string()))?;
-            meta.apply(change);
+            let change = Change::read(&record.value.unwrap_or_default());
+            meta.apply(change.map_err(&corrupt)?);
         }
         Ok::<(), OpenError>(())
     };
@@ -484,7 +488,8 @@ fn finish(
     state.meta = fold_meta(disk, &state, dir)?;
     let mut expected = 0;
     for file in &files[..behind] {
-        if file.base != expected && !state.meta.is_recycled(expected, file.base - expected) {
+        let missing = file.base.checked_sub(expected);
+        if missing.is_none_or(|bytes| bytes > 0 && !state.meta.is_recycled(expected, bytes)) {
             return Err(OpenError::Corrupt {
                 path: file.path.clone(),
                 position: expected,

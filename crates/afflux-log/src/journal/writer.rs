@@ -9,15 +9,18 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use afflux_record::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, crc32c, frame_bytes};
+use afflux_record::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, crc32c, frame_bytes, group_crc};
 use afflux_types::{Incarnation, JournalPosition};
 use bytes::Bytes;
 
 use super::file::JournalFile;
+use crate::memory;
 
 const PAGE: u64 = 4096;
 static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 
+/// From this size of batches on, checksums are put together faster than they are taken.
+const JOINED_FROM: usize = 4 << 10;
 /// From this size on it is worth it to take a payload's checksum ahead.
 const LARGE: usize = 64 << 10;
 
@@ -38,9 +41,12 @@ impl Payload {
         Self::new(Bytes::new())
     }
 
-    /// One whose checksum is known.
-    pub(crate) fn summed(bytes: Bytes, crc: u32) -> Self {
-        Self { bytes, crc: Arc::new(OnceLock::from(crc)) }
+    /// A group's, whose batches begin at `starts`. Its checksum is put together from theirs if that
+    /// costs less than to go through them.
+    pub(crate) fn of_group(group: Vec<u8>, starts: &[usize]) -> Self {
+        let crc = (group.len() >= starts.len() * JOINED_FROM).then(|| group_crc(&group, starts));
+        let crc = crc.map_or_else(OnceLock::new, OnceLock::from);
+        Self { bytes: memory::share(group), crc: Arc::new(crc) }
     }
 
     pub(crate) fn len(&self) -> usize {

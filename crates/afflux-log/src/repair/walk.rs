@@ -30,8 +30,8 @@ use super::Damage;
 use crate::{
     error::OpenError,
     journal::{
-        FIRST_PAGE, Identity, IndexFile, JournalFile, Last, Reader, base_of, explain, is_usable,
-        proof,
+        FIRST_PAGE, Identity, IndexFile, JournalFile, Last, Reader, base_of, check_offsets,
+        check_room, explain, is_usable, proof,
     },
     meta::{Change, META_STREAM, Meta},
 };
@@ -94,7 +94,8 @@ impl Stretch {
             }
             Kind::Commit => {
                 let commit = Commit::decode(payload).map_err(|error| error.to_string())?;
-                let lists = commit.pieces().ok_or("its chunks do not hold its batches")?;
+                let lists = commit.pieces(header.position.0);
+                let lists = lists.ok_or("its chunks do not hold its batches")?;
                 for (meta, list) in commit.entries.iter().zip(lists) {
                     self.batch(meta, || read(&list))?;
                 }
@@ -112,6 +113,7 @@ impl Stretch {
         bytes: impl FnOnce() -> io::Result<Bytes>,
     ) -> Result<(), String> {
         let span = self.streams.entry(meta.stream).or_default();
+        check_offsets(meta, span.end)?;
         span.end = meta.next_offset().0;
         span.records += u64::try_from(meta.last_offset_delta).unwrap_or(0) + 1;
         self.producer_ids = self.producer_ids.max(meta.producer.0.saturating_add(1));
@@ -121,7 +123,7 @@ impl Stretch {
             batch::verify_crc(&bytes).map_err(|error| error.to_string())?;
             for record in afflux_record::records(&bytes) {
                 let value = record.map_err(|error| error.to_string())?.value.unwrap_or_default();
-                let change = serde_json::from_slice(&value).map_err(|error| error.to_string())?;
+                let change = Change::read(&value)?;
                 self.changes.push(change);
             }
         }
@@ -309,7 +311,7 @@ impl Walk {
         loop {
             self.end = position;
             let frame = reader.frame(position).map_err(io)?.filter(|(header, _)| {
-                (!self.follows || header.sequence == self.last.sequence + 1)
+                (!self.follows || header.sequence.checked_sub(1) == Some(self.last.sequence))
                     && header.incarnation >= self.last.incarnation
             });
             let Some((header, payload)) = frame else {
@@ -324,8 +326,8 @@ impl Walk {
             let fault = found[at].fault.clone().filter(|_| header.kind == Kind::Seal);
             let taken = match fault {
                 Some(fault) => Err(fault),
-                None => kept
-                    .take(&header, payload, |pieces| read_pieces(found, pieces))
+                None => check_room(&header, &file)
+                    .and_then(|()| kept.take(&header, payload, |pieces| read_pieces(found, pieces)))
                     .map_err(|r| format!("a frame with a good checksum makes no sense: {r}")),
             };
             if let Err(reason) = taken {

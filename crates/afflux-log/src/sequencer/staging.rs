@@ -190,7 +190,7 @@ impl Sequencer {
         let end = position + frame_bytes(size) as u64;
         let commit =
             Commit { time: group.time, chunks: staged.chunks.clone(), entries: group.metas };
-        let lists = commit.pieces().unwrap_or_default();
+        let lists = commit.pieces(position).unwrap_or_default();
         let epoch = self.epoch().0;
         let mut ends = Vec::with_capacity(commit.entries.len());
         for (meta, list) in commit.entries.iter().zip(lists) {

@@ -1,0 +1,4 @@
+//! Requests of every kind.
+#![no_main]
+
+afflux_fuzz::target!(afflux_kafka::fuzzing::REQUEST);
