@@ -64,8 +64,8 @@ fn journal_of(content: &[u8]) -> SimDisk {
     let disk = SimDisk::new(1);
     let dir = Path::new(JOURNAL_DIR);
     disk.create_dir_all(dir).unwrap();
-    // A file's end always has room for a seal.
-    let capacity = (content.len() as u64).next_multiple_of(FIRST_PAGE) + 2 * FIRST_PAGE;
+    // No file is made without room for frames.
+    let capacity = FIRST_PAGE + (content.len().max(1) as u64).next_multiple_of(FIRST_PAGE);
     let identity = Identity { journal: JOURNAL, base: 0, capacity, incarnation: Incarnation(1) };
     let mut bytes = identity.encode();
     bytes.extend_from_slice(content);
