@@ -238,25 +238,19 @@ fn run(mut line: Line, runtime: &tokio::runtime::Runtime, mut stopping: watch::R
             Step::Halted => return,
             Step::Wait { until, on_append } => (until, on_append),
         };
-        if line.is_unused() {
-            runtime.block_on(async {
-                let grown = async {
-                    let _ = appended.changed().await;
-                    tokio::time::sleep(UNUSED).await;
-                };
-                tokio::select! {
-                    _ = stopping.changed() => {}
-                    () = line.stirred() => {}
-                    () = grown => {}
-                }
-            });
-            continue;
-        }
+        let unused = line.is_unused();
+        let (until, on_append) = if unused { (None, true) } else { (until, on_append) };
         runtime.block_on(async {
+            let grown = async {
+                let _ = appended.changed().await;
+                if unused {
+                    tokio::time::sleep(UNUSED).await;
+                }
+            };
             tokio::select! {
                 _ = stopping.changed() => {}
-                _ = appended.changed(), if on_append => {}
-                _ = durable.changed() => {}
+                () = grown, if on_append => {}
+                _ = durable.changed(), if !unused => {}
                 () = line.stirred() => {}
                 () = async { tokio::time::sleep(until.unwrap_or_default()).await },
                     if until.is_some() => {}

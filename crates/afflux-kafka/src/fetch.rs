@@ -128,11 +128,13 @@ async fn read(
     let mut got: Vec<Got> = Vec::new();
     let mut on_disk: Vec<Wanted> = Vec::new();
     for wanted in wanted.by_ref() {
-        let Some(one) = read_hot(&broker.log, wanted, isolation, &mut room) else {
-            on_disk.push(wanted.clone());
-            break;
-        };
-        got.push(one);
+        match read_one(&broker.log, wanted, isolation, &mut room, EmbeddedLog::fetch_hot) {
+            Ok(None) => {
+                on_disk.push(wanted.clone());
+                break;
+            }
+            one => got.extend(one.transpose()),
+        }
     }
     if on_disk.is_empty() {
         return got;
@@ -141,7 +143,13 @@ async fn read(
     on_disk.extend(wanted.cloned());
     let count = on_disk.len();
     let task = blocking(&broker.log, move |log| {
-        let read = on_disk.iter().map(|wanted| read_one(log, wanted, isolation, &mut room));
+        let fetch = |log: &EmbeddedLog, at: &TopicPartition, from, most, isolation| {
+            log.fetch(at, from, most, isolation).map(Some)
+        };
+        let read = on_disk.iter().map(|wanted| {
+            let one = read_one(log, wanted, isolation, &mut room, fetch)?;
+            one.ok_or(ResponseError::UnknownServerError)
+        });
         read.collect::<Vec<_>>()
     });
     got.extend(task.await.unwrap_or_else(|_| vec![Err(ResponseError::UnknownServerError); count]));
@@ -177,26 +185,27 @@ impl Room {
     }
 }
 
-/// Reads one partition within the room that is left; `None` if that needs the disk.
-fn read_hot(
+/// Reads one partition within the room that is left; `None` if `fetch` gives nothing.
+fn read_one(
     log: &EmbeddedLog,
     wanted: &Wanted,
     isolation: Isolation,
     room: &mut Room,
-) -> Option<Got> {
-    let (partition, empty) = match look(log, wanted, isolation) {
-        Ok((partition, empty, true)) => (partition, empty),
-        Ok((_, empty, false)) => return Some(Ok(empty)),
-        Err(error) => return Some(Err(error)),
-    };
+    fetch: impl Fn(
+        &EmbeddedLog,
+        &TopicPartition,
+        Offset,
+        usize,
+        Isolation,
+    ) -> Result<Option<Batches>, ReadError>,
+) -> Result<Option<Batches>, ResponseError> {
+    let (partition, empty, more) = look(log, wanted, isolation)?;
     let most = room.most(wanted);
-    if most == 0 && !room.is_first {
-        return Some(Ok(empty));
+    if !more || (most == 0 && !room.is_first) {
+        return Ok(Some(empty));
     }
-    match log.fetch_hot(partition, wanted.from, most, isolation) {
-        Ok(got) => got.map(|got| Ok(room.admit(wanted, got))),
-        Err(error) => Some(Err(report(&error))),
-    }
+    let got = fetch(log, partition, wanted.from, most, isolation);
+    Ok(got.map_err(|error| report(&error))?.map(|got| room.admit(wanted, got)))
 }
 
 /// Nothing of a partition yet, and whether there is something to read.
@@ -220,16 +229,6 @@ fn look<'a>(
 /// Behind the last record that may be shown.
 pub(crate) fn end(bounds: &Bounds, isolation: Isolation) -> Offset {
     if isolation == Isolation::Committed { bounds.stable } else { bounds.durable }
-}
-
-/// Reads one partition within the room that is left, from the disk if need be.
-fn read_one(log: &EmbeddedLog, wanted: &Wanted, isolation: Isolation, room: &mut Room) -> Got {
-    if let Some(got) = read_hot(log, wanted, isolation, room) {
-        return got;
-    }
-    let partition = wanted.at.as_ref().map_err(|error| *error)?;
-    let got = log.fetch(partition, wanted.from, room.most(wanted), isolation);
-    got.map(|got| room.admit(wanted, got)).map_err(|error| report(&error))
 }
 
 fn report(error: &ReadError) -> ResponseError {

@@ -41,6 +41,9 @@ pub enum Compression {
 }
 
 impl Compression {
+    /// Each of them, by its number.
+    pub const ALL: [Self; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
+
     /// The number of the batch's attributes.
     pub fn code(self) -> i16 {
         match self {

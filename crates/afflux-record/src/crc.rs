@@ -9,7 +9,7 @@
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 /// The polynomial 1.
 const ONE: u32 = 1 << 31;
-/// The polynomial x to the 8th is the last of those that are squared.
+/// The polynomial x.
 const X: u32 = 1 << 30;
 
 /// `x^(8 * 2^i)`.

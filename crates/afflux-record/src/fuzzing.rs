@@ -95,14 +95,6 @@ pub fn spoilt(bytes: &[u8], random: &mut Random) -> Vec<u8> {
 /// What records may unpack to here.
 const UNPACKED_BYTES_MAX: usize = 64 << 10;
 
-const CODECS: [Compression; 5] = [
-    Compression::None,
-    Compression::Gzip,
-    Compression::Snappy,
-    Compression::Lz4,
-    Compression::Zstd,
-];
-
 /// A record batch, from a client or from the disk: as it is, and with its length and checksum made
 /// right. One that reads must say the same after all that a log does to it.
 pub const RECORD_BATCH: Target = Target {
@@ -143,7 +135,7 @@ fn one_batch(bytes: &Bytes) {
         batch::records_bounded(bytes, UNPACKED_BYTES_MAX).collect();
     let Ok(mut records) = records else { return };
     assert_eq!(records.len(), header.record_count as usize);
-    for codec in CODECS {
+    for codec in Compression::ALL {
         let packed = batch::recompress(bytes, codec).unwrap();
         assert_eq!(read(&packed), records, "packed by {codec:?}");
         assert_eq!(batch::check(&packed).unwrap().next_offset(), header.next_offset());
@@ -164,7 +156,7 @@ fn one_batch(bytes: &Bytes) {
 /// One batch of each kind: of all codecs, numbered, transactional, a marker, without records.
 pub fn batches() -> Vec<Vec<u8>> {
     let numbered = Producer { id: ProducerId(7), epoch: ProducerEpoch(1), base_sequence: 5 };
-    let mut batches: Vec<Vec<u8>> = CODECS
+    let mut batches: Vec<Vec<u8>> = Compression::ALL
         .into_iter()
         .map(|codec| {
             let mut builder = Builder::new(codec).producer(numbered);

@@ -106,14 +106,6 @@ mod tests {
     use super::*;
     use crate::batch::{self, Builder};
 
-    const CODECS: [Compression; 5] = [
-        Compression::None,
-        Compression::Gzip,
-        Compression::Snappy,
-        Compression::Lz4,
-        Compression::Zstd,
-    ];
-
     fn batch(codec: Compression) -> Bytes {
         let mut builder = Builder::new(codec);
         for i in 0..20 {
@@ -131,8 +123,8 @@ mod tests {
     #[test]
     fn records_survive_another_compression() {
         let plain = records(&batch(Compression::None));
-        for from in CODECS {
-            for to in CODECS {
+        for from in Compression::ALL {
+            for to in Compression::ALL {
                 let packed = recompress(&batch(from), to).unwrap();
                 assert_eq!(Header::parse(&packed).unwrap().compression().unwrap(), to);
                 assert_eq!(records(&packed), plain, "{from:?} to {to:?}");
@@ -142,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_batch_is_as_it_was() {
-        for codec in CODECS {
+        for codec in Compression::ALL {
             let whole = batch(codec);
             let mut whole = BytesMut::from(&whole[..]);
             batch::patch(&mut whole, afflux_types::Offset(100), afflux_types::LeaderEpoch(3))

@@ -38,13 +38,6 @@ use bytes::Bytes;
 use crate::{support::*, transactions::check_reads};
 
 const PARTITIONS: i32 = 3;
-const CODECS: [Compression; 5] = [
-    Compression::None,
-    Compression::Gzip,
-    Compression::Snappy,
-    Compression::Lz4,
-    Compression::Zstd,
-];
 
 /// What became of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +116,7 @@ impl World {
 
     /// Appends a batch, and notes its records.
     fn write(&mut self, log: &EmbeddedLog, p: i32) {
-        let codec = CODECS[self.below(5) as usize];
+        let codec = Compression::ALL[self.below(5) as usize];
         // The first two have transactions, the others number their batches; the rest does not.
         let who = self.below(6) as usize;
         let mut builder = Builder::new(codec);
