@@ -155,6 +155,7 @@ pub(crate) fn open(
     let mut recovered = recover(disk, &journal_dir, journal)?;
     let mut keeper = Keeper::default();
     tidy(disk, &journal_dir, &mut recovered, &mut keeper, &options)?;
+    // Nothing above `Incarnation::MAX` is believed.
     let incarnation = Incarnation(recovered.incarnation.0 + 1);
     let mut make = |base: u64, capacity: u64| {
         let identity = Identity { journal, base, capacity, incarnation };

@@ -40,6 +40,11 @@ impl Offset {
     pub const ZERO: Self = Self(0);
 }
 
+impl Incarnation {
+    /// The highest that is believed: the one behind it must be a leader epoch as well.
+    pub const MAX: Self = Self(i32::MAX as u32 - 1);
+}
+
 impl JournalPosition {
     /// Where every journal begins.
     pub const ZERO: Self = Self(0);

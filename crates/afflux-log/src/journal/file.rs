@@ -73,12 +73,13 @@ impl Identity {
         if &magic[..] != MAGIC || crc != crc32c(at) || at.get_u32_le() != VERSION {
             return None;
         }
-        Some(Self {
+        let page = Self {
             journal: at.get_u128_le(),
             base: at.get_u64_le(),
             capacity: at.get_u64_le(),
             incarnation: Incarnation(at.get_u32_le()),
-        })
+        };
+        (page.incarnation <= Incarnation::MAX).then_some(page)
     }
 }
 

@@ -89,8 +89,19 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether a frame ends where one can in this file: behind any other there is room for a seal.
-pub(crate) fn check_room(header: &FrameHeader, file: &JournalFile) -> Result<(), String> {
+/// Whether there are numbers and incarnations behind these. There are, unless they are forged.
+pub(super) fn can_be_followed(sequence: u64, incarnation: Incarnation) -> bool {
+    i64::try_from(sequence).is_ok() && incarnation <= Incarnation::MAX
+}
+
+/// Whether more can follow a frame: another number and another incarnation, and in this file a
+/// seal, if it is none.
+pub(crate) fn check_header(header: &FrameHeader, file: &JournalFile) -> Result<(), String> {
+    let FrameHeader { sequence, incarnation, .. } = *header;
+    if !can_be_followed(sequence, incarnation) {
+        let which = format!("its number is {sequence} and its incarnation {incarnation}");
+        return Err(format!("{which}, which leaves none for what follows"));
+    }
     let seal = if header.kind == Kind::Seal { 0 } else { frame_bytes(0) as u64 };
     if header.end().0 + seal > file.end() {
         return Err("there is no room for a seal behind it".to_owned());

@@ -43,7 +43,10 @@ use afflux_types::{Incarnation, JournalPosition};
 use bytes::{Buf, BufMut};
 use hashbrown::HashMap;
 
-use super::file::{crc32c, write_whole};
+use super::{
+    file::{crc32c, write_whole},
+    frames::can_be_followed,
+};
 use crate::{
     index::{IndexEntry, Pieces},
     producers::Producers,
@@ -335,6 +338,9 @@ impl IndexFile {
         }
         let mut at = directory;
         let incarnation = Incarnation(at.try_get_u32_le().ok()?);
+        if !can_be_followed(sequence, incarnation) {
+            return None;
+        }
         let mut runs = Vec::new();
         for _ in 0..at.try_get_u32_le().ok()? {
             runs.push(RunMeta {

@@ -43,7 +43,7 @@ pub(crate) use file::path_of as journal_path;
 pub(crate) use file::{
     FIRST_PAGE, Identity, JournalFile, base_of, spare_number, spare_path, write_whole,
 };
-pub(crate) use frames::{Last, Reader, check_offsets, check_room, explain, proof};
+pub(crate) use frames::{Last, Reader, check_header, check_offsets, explain, proof};
 pub(crate) use index_file::{IndexFile, RunMeta, Section, encode_producers, path_of as index_path};
 pub(crate) use recovery::{Recovered, is_usable, recover};
 pub(crate) use sealing::{Sealing, gather, install};

@@ -35,7 +35,7 @@ use hashbrown::HashMap;
 use super::{
     compacted_file::{open as open_compacted, recall},
     file::{FIRST_PAGE, JournalFile, base_of, spare_number},
-    frames::{Last, Reader, check_offsets, check_room, explain, proof},
+    frames::{Last, Reader, check_header, check_offsets, explain, proof},
     index_file::{IndexFile, Section, encode_producers, path_of},
     sealing::{Sealing, gather, install, run_of},
 };
@@ -173,7 +173,7 @@ impl Scan<'_> {
                 position,
                 reason: format!("a frame with a good checksum makes no sense: {reason}"),
             };
-            check_room(&header, file).map_err(&corrupt)?;
+            check_header(&header, file).map_err(&corrupt)?;
             match header.kind {
                 Kind::Group => {
                     let (time, entries) =

@@ -30,8 +30,8 @@ use super::Damage;
 use crate::{
     error::OpenError,
     journal::{
-        FIRST_PAGE, Identity, IndexFile, JournalFile, Last, Reader, base_of, check_offsets,
-        check_room, explain, is_usable, proof,
+        FIRST_PAGE, Identity, IndexFile, JournalFile, Last, Reader, base_of, check_header,
+        check_offsets, explain, is_usable, proof,
     },
     meta::{Change, META_STREAM, Meta},
 };
@@ -326,7 +326,7 @@ impl Walk {
             let fault = found[at].fault.clone().filter(|_| header.kind == Kind::Seal);
             let taken = match fault {
                 Some(fault) => Err(fault),
-                None => check_room(&header, &file)
+                None => check_header(&header, &file)
                     .and_then(|()| kept.take(&header, payload, |pieces| read_pieces(found, pieces)))
                     .map_err(|r| format!("a frame with a good checksum makes no sense: {r}")),
             };
@@ -456,7 +456,9 @@ impl Walk {
             let mut reader = Reader::new(&file);
             let mut next = from.max(file.base + FIRST_PAGE);
             while let Some(header) = reader.find(next).map_err(io)? {
-                self.incarnation_max = self.incarnation_max.max(header.incarnation.0);
+                if header.incarnation <= Incarnation::MAX {
+                    self.incarnation_max = self.incarnation_max.max(header.incarnation.0);
+                }
                 next = header.position.0 + FRAME_ALIGN as u64;
                 if last.is_before(&header)
                     && let Some((header, payload)) = reader.frame(header.position.0).map_err(io)?

@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use afflux_env::{Disk, OpenMode, sim::Sim};
-use afflux_log::{Isolation, error::OpenError};
-use afflux_types::Classified;
+use afflux_log::{Isolation, Log, error::OpenError};
+use afflux_record::frame::{FRAME_HEADER_BYTES, FrameHeader, crc32c};
+use afflux_types::{Classified, Incarnation, JournalPosition};
 
 use crate::support::*;
 
@@ -109,6 +110,65 @@ fn the_last_group_of_a_well_closed_journal_is_not_cut() {
     let last = bytes.iter().rposition(|byte| *byte == b'v').unwrap();
     flip(&sim, &path, last as u64);
     assert!(matches!(count(&sim), Err(OpenError::Corrupt { .. })));
+}
+
+/// Gives the last frame another incarnation, with a checksum that is right.
+pub(crate) fn forge(sim: &Sim, incarnation: u32) {
+    let path = tail_file(sim);
+    let base = u64::from_str_radix(path.file_stem().unwrap().to_str().unwrap(), 16).unwrap();
+    let file = sim.disk.open(&path, OpenMode::Write).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let header_at = |at: u64| FrameHeader::parse(&bytes[at as usize..], JournalPosition(base + at));
+    let (mut at, mut last) = (4096, None);
+    while let Some(header) = header_at(at) {
+        last = Some((at, header));
+        at = header.end().0 - base;
+    }
+    let (at, header) = last.unwrap();
+    let payload = &bytes[at as usize + FRAME_HEADER_BYTES..][..header.length as usize];
+    let header = FrameHeader { incarnation: Incarnation(incarnation), ..header };
+    file.write_all_at(&header.encode(payload), at).unwrap();
+    file.sync_data().unwrap();
+}
+
+#[test]
+fn an_incarnation_behind_which_there_is_none_is_reported() {
+    for incarnation in [u32::MAX, i32::MAX as u32] {
+        for well in [true, false] {
+            let sim = written(9, well);
+            forge(&sim, incarnation);
+            for _ in 0..2 {
+                let error = count(&sim).unwrap_err();
+                let OpenError::Corrupt { path, reason, .. } = &error else { panic!("{error}") };
+                assert_eq!(*path, tail_file(&sim));
+                assert!(reason.contains(&format!("its incarnation {incarnation}")), "{reason}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_index_with_numbers_behind_which_there_are_none_is_built_anew() {
+    // The number of the last frame, and its incarnation.
+    for forged in [48..56, 64..68] {
+        let sim = written(9, true);
+        for path in files(&sim, "index") {
+            let file = sim.disk.open(&path, OpenMode::Write).unwrap();
+            let mut bytes = vec![0; file.len().unwrap() as usize];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            let directory = u64::from_le_bytes(bytes[56..64].try_into().unwrap()) as usize;
+            bytes[forged.clone()].fill(0xff);
+            let crc = crc32c(&bytes[12..64 + directory]);
+            bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+            file.write_all_at(&bytes, 0).unwrap();
+            file.sync_data().unwrap();
+        }
+        let log = open(&sim).unwrap();
+        assert_eq!(log.leader_epoch().0, 2);
+        log.shutdown();
+        assert_eq!(count(&sim).unwrap(), 150);
+    }
 }
 
 #[test]

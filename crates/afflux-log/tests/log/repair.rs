@@ -15,7 +15,7 @@ use afflux_log::{
 use afflux_types::{Offset, Tick};
 
 use crate::{
-    damage::{FIRST, files, flip, tail_file, written},
+    damage::{FIRST, files, flip, forge, tail_file, written},
     support::*,
 };
 
@@ -153,6 +153,20 @@ fn nothing_of_what_was_cut_is_used_again() {
     assert!(ticks.iter().all(|tick| log.was_cut(*tick)));
     log.shutdown();
     assert_eq!(check(&sim).unwrap().damage, []);
+}
+
+#[test]
+fn a_frame_of_an_incarnation_behind_which_there_is_none_is_cut_off() {
+    let sim = written(9, false);
+    forge(&sim, u32::MAX);
+    let checked = check(&sim).unwrap();
+    let stop = checked.stop().unwrap();
+    assert!(stop.reason.contains("leaves none"), "{}", stop.reason);
+    repair(&sim, true).unwrap();
+    let log = open(&sim).unwrap();
+    assert_eq!(log.leader_epoch().0, 3, "one for the repair, one for this start");
+    log.shutdown();
+    assert_eq!(count(&sim).unwrap(), 149);
 }
 
 #[test]
