@@ -45,7 +45,7 @@ mod wire;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use afflux_env::{Env, Listener};
-use afflux_log::{EmbeddedLog, error::ReadError};
+use afflux_log::{EmbeddedLog, LogOptions, error::ReadError};
 use afflux_record::BatchError;
 use afflux_types::{Classified, ErrorKind, Offset};
 use kafka_protocol::protocol::StrBytes;
@@ -102,6 +102,9 @@ pub struct Options {
     pub group_members_max: usize,
     /// The longest metadata that may be committed with an offset, in bytes.
     pub offset_metadata_bytes_max: usize,
+    /// How long a partition remembers an idempotent producer that does not write. That is for the
+    /// log to do: who opens it hands this on (`LogOptions::producer_retention`).
+    pub producer_retention: Duration,
     /// The longest that a transaction may be allowed to take.
     pub transaction_timeout_max: Duration,
     /// How long a transactional id is remembered that nobody uses.
@@ -146,6 +149,7 @@ impl Default for Options {
             group_session_max: Duration::from_mins(30),
             group_members_max: 1_000,
             offset_metadata_bytes_max: 4096,
+            producer_retention: LogOptions::default().producer_retention,
             transaction_timeout_max: Duration::from_mins(15),
             transaction_id_retention: Duration::from_hours(7 * 24),
             transaction_check: Duration::from_secs(1),

@@ -165,11 +165,27 @@ pub(crate) static SETTINGS: &[NodeSetting] = &[
          when the group's last member left, if that was later.",
     ),
     int(
+        "producer.id.expiration.ms",
+        1,
+        |options| Field::Millis(&mut options.producer_retention),
+        "How long a partition remembers an idempotent producer that does not write, give or take a \
+         minute. A retry that comes later is taken for a new record. A producer with an open \
+         transaction is not forgotten.",
+    ),
+    int(
         "socket.request.max.bytes",
         1024,
         |options| Field::Count(&mut options.frame_bytes_max),
         "The longest request that is taken.",
     ),
+    int(
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms",
+        1,
+        |options| Field::Millis(&mut options.transaction_check),
+        "How often it is looked for transactions that take too long, and for transactional ids \
+         that nobody uses.",
+    )
+    .kafkas("10000"),
     int(
         "transaction.max.timeout.ms",
         1,

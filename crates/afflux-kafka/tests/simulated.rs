@@ -28,8 +28,8 @@ use kafka_protocol::{
     messages::{
         ApiVersionsRequest, ApiVersionsResponse, ConsumerGroupHeartbeatRequest,
         CreateTopicsRequest, DeleteGroupsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse,
-        OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, ProduceRequest,
-        ProduceResponse,
+        InitProducerIdRequest, ListTransactionsRequest, OffsetCommitRequest, OffsetCommitResponse,
+        OffsetFetchRequest, ProduceRequest, ProduceResponse, TransactionalId,
         create_topics_request::CreatableTopic,
         fetch_request::{FetchPartition, FetchTopic},
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
@@ -500,6 +500,34 @@ async fn a_member_that_a_full_disk_kept_out_is_in_later() {
     node.stop().await;
     let node = start(&sim).await;
     assert_eq!(heartbeat(&node, 1).await, 0, "all of it was stored in the end");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn transactional_ids_are_looked_through_as_often_as_is_set() {
+    let mut options = Options::default();
+    let check = ("transaction.abort.timed.out.transaction.cleanup.interval.ms", "10000");
+    let given = [check, ("transactional.id.expiration.ms", "1")];
+    options.set(given.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap();
+    let sim = Sim::new(1);
+    sim.clock.wake_sleepers();
+    let node = start_with(&sim, options).await;
+    let begin = InitProducerIdRequest::default()
+        .with_transactional_id(Some(TransactionalId(StrBytes::from_static_str("id"))))
+        .with_transaction_timeout_ms(1_000);
+    assert_eq!(call(&node, 4, &begin).await.error_code, 0);
+    let known = async || {
+        let listed = call(&node, 0, &ListTransactionsRequest::default()).await;
+        listed.transaction_states.len()
+    };
+    sim.clock.advance(Duration::from_secs(9));
+    // Whoever was woken has had its turn by then.
+    for _ in 0..50 {
+        assert_eq!(known().await, 1, "nobody looks yet");
+    }
+    sim.clock.advance(Duration::from_secs(1));
+    let forgotten = async { while known().await > 0 {} };
+    timeout(PATIENCE, forgotten).await.expect("it is looked");
     node.stop().await;
 }
 

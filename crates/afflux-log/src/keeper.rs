@@ -197,7 +197,6 @@ impl Shared {
 
     /// Writes the index of the oldest sealed file that is durable. Whether it did.
     fn index_step(&self) -> bool {
-        let now = self.env.clock.now();
         let content = {
             let mut state = self.state.lock();
             let durable = state.durable();
@@ -231,7 +230,6 @@ impl Shared {
             install(file, &mut state.streams, &index);
         }
         state.sealed.pop_front();
-        state.expire_producers(now);
         true
     }
 

@@ -32,7 +32,11 @@ pub struct LogOptions {
     pub bytes_max: Option<u64>,
     /// Bytes that one pass of compaction takes for keys, about. More keys take more passes.
     pub compaction_bytes_max: usize,
-    /// How often partitions are looked at for records that are too old, or to be compacted.
+    /// How long a partition remembers a producer that does not write: a retry that comes later is
+    /// taken for new. One with an open transaction is not forgotten.
+    pub producer_retention: Duration,
+    /// How often partitions are looked at for records and producers that are too old, or to be
+    /// compacted.
     pub retention_check: Duration,
     /// The most partitions that a topic can have.
     pub partitions_max: i32,
@@ -55,6 +59,7 @@ impl Default for LogOptions {
             free_bytes_min: 64 << 20,
             bytes_max: None,
             compaction_bytes_max: 64 << 20,
+            producer_retention: Duration::from_hours(24),
             retention_check: Duration::from_mins(1),
             partitions_max: 10_000,
             spares_max: 16,

@@ -11,14 +11,18 @@
 //! 5. all of it older than the five: written before, its offset forgotten;
 //! 6. anything else: out of order.
 //!
-//! A producer that the partition does not know may begin anywhere: its state may have expired.
+//! A producer that the partition does not know may begin anywhere: who has been silent for long is
+//! forgotten ([`LogOptions::producer_retention`](crate::LogOptions)).
 //!
 //! A transaction opens with a producer's first transactional batch and ends with its next marker.
 //! While it is open, the producer writes nothing outside it and is not forgotten. A marker may
 //! carry a newer epoch than the batches; the producer goes on with that, from sequence 0. One of an
 //! older epoch is refused while a transaction is open, and else says nothing.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use afflux_record::{Marker, frame::BatchMeta};
 use afflux_types::{Offset, ProducerEpoch, ProducerId, Timestamp};
@@ -251,9 +255,10 @@ impl Producers {
         last.collect()
     }
 
-    /// Forgets producers that have not written since `before`.
-    pub(crate) fn expire(&mut self, before: Timestamp) {
-        self.known.retain(|_, producer| producer.time >= before || producer.open.is_some());
+    /// Forgets producers that have not written for so long, and have no transaction open.
+    pub(crate) fn expire(&mut self, now: Timestamp, silent: Duration) {
+        let stays = |producer: &Producer| now.since(producer.time) < silent;
+        self.known.retain(|_, producer| stays(producer) || producer.open.is_some());
     }
 
     /// Whether there is none.
@@ -371,9 +376,10 @@ mod tests {
         for cut in 0..bytes.len() {
             assert_eq!(Producers::decode(&mut &bytes[..cut]), None);
         }
-        producers.expire(Timestamp(20));
+        let silent = Duration::from_millis(30);
+        producers.expire(Timestamp(49), silent);
         assert!(!producers.is_empty());
-        producers.expire(Timestamp(21));
+        producers.expire(Timestamp(50), silent);
         assert!(producers.is_empty());
     }
 
@@ -398,7 +404,7 @@ mod tests {
         assert_eq!(producers.first_open(), Some(5));
         let outside = BatchMeta { attributes: 0, base_sequence: 1, ..at(7, 1, 0) };
         assert_eq!(producers.check(&outside), Verdict::Outside);
-        producers.expire(Timestamp(i64::MAX));
+        producers.expire(Timestamp(i64::MAX), Duration::ZERO);
         assert_eq!(producers.states().count(), 2, "open transactions are not forgotten");
         let mut bytes = Vec::new();
         producers.encode(&mut bytes);

@@ -11,6 +11,8 @@
 //!    `trim`. (A crash before it is durable: nothing has gone. After it: as after 4.)
 //! 4. Readers see it, and files in which nothing is shown any more are given back (see `keeper`).
 //!
+//! A round begins with forgetting the producers that have been silent for too long.
+//!
 //! Nothing goes that is not durable and below the last stable offset. No record is read: what
 //! decides are the index's entries. Their sizes are kept once they were added up.
 
@@ -102,8 +104,8 @@ impl Shared {
         if !self.retention_is_due() {
             return false;
         }
-        let some = self.next_partitions();
         let now = self.env.clock.now();
+        let some = self.next_partitions(now);
         let mut found = Vec::new();
         for (topic, partition) in &some {
             let at = TopicPartition::new(topic.name.clone(), *partition);
@@ -131,11 +133,15 @@ impl Shared {
     }
 
     /// The next partitions of this round, or the first of the next one.
-    fn next_partitions(&self) -> Vec<(Arc<Topic>, i32)> {
+    fn next_partitions(&self, now: Timestamp) -> Vec<(Arc<Topic>, i32)> {
         let begins = self.retention.lock().waiting.is_empty();
         let topics = if begins { self.meta.read().topics().to_vec() } else { Vec::new() };
-        let files: Vec<u64> =
-            if begins { self.state.lock().files.keys().copied().collect() } else { Vec::new() };
+        let mut files = Vec::new();
+        if begins {
+            let mut state = self.state.lock();
+            state.expire_producers(now);
+            files.extend(state.files.keys().copied());
+        }
         let mut retention = self.retention.lock();
         if begins {
             retention.due = self.env.clock.monotonic() + self.options.retention_check;

@@ -50,8 +50,6 @@ use crate::{
 /// Kept back in the last file for changes of the log's own metadata, so that topics can be
 /// removed when the disk is full.
 const META_RESERVE: u64 = 64 << 10;
-/// Producers that have not written for this long are forgotten (Kafka's default).
-const PRODUCER_EXPIRY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// A file that is full; its index file is to be written once the seal is durable.
 #[derive(Debug)]
@@ -577,8 +575,8 @@ impl Sequencer {
 
     /// Forgets producers that have long been silent.
     pub(crate) fn expire_producers(&mut self, now: Timestamp) {
-        let before = Timestamp(now.0.saturating_sub(PRODUCER_EXPIRY_MS));
-        self.streams.values_mut().for_each(|stream| stream.producers.expire(before));
+        let silent = self.options.producer_retention;
+        self.streams.values_mut().for_each(|stream| stream.producers.expire(now, silent));
     }
 
     /// A group boundary at or behind a position, as near as they are remembered.

@@ -43,7 +43,7 @@ impl Node {
 
         let (log, engine) = {
             let (env, dir) = (env.clone(), config.data_dir.clone());
-            let options = LogOptions { bytes_max: config.log_bytes_max, ..LogOptions::default() };
+            let options = log_options(config.log_bytes_max, &kafka_options);
             // Recovery reads files, and takes as long as it takes.
             tokio::task::spawn_blocking(move || open(&env, &dir, options, trigger))
                 .await
@@ -128,6 +128,12 @@ impl Node {
     }
 }
 
+/// What the log is told. How long producers are remembered has one of Kafka's names.
+fn log_options(bytes_max: Option<u64>, kafka: &afflux_kafka::Options) -> LogOptions {
+    let producer_retention = kafka.producer_retention;
+    LogOptions { bytes_max, producer_retention, ..LogOptions::default() }
+}
+
 fn open(
     env: &Env,
     dir: &Path,
@@ -164,4 +170,24 @@ fn listed_topics(log: Arc<EmbeddedLog>) -> afflux_serve::TopicList {
             .filter(|topic| !topic.name.is_internal() && !afflux_kafka::is_internal(&topic.name));
         listed.map(|topic| (topic.name.clone(), topic.partitions)).collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_log_is_told_what_it_is_set_to() {
+        let mut kafka = afflux_kafka::Options::default();
+        let usual = log_options(None, &kafka);
+        assert_eq!((usual.bytes_max, usual.producer_retention), (None, Duration::from_hours(24)));
+        kafka.set([("producer.id.expiration.ms".to_owned(), "3000".to_owned())]).unwrap();
+        let told = log_options(Some(1 << 30), &kafka);
+        assert_eq!(
+            (told.bytes_max, told.producer_retention),
+            (Some(1 << 30), Duration::from_secs(3))
+        );
+    }
 }

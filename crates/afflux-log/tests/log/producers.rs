@@ -1,10 +1,12 @@
 //! Idempotent producers on a real log: retries, restarts, files in between.
 
+use std::{path::Path, time::Duration};
+
 use afflux_env::sim::Sim;
-use afflux_log::{Isolation, error::AppendError};
+use afflux_log::{EmbeddedLog, Isolation, LogOptions, error::AppendError};
 use afflux_types::Offset;
 
-use crate::support::*;
+use crate::{support::*, transactions::written as in_transaction};
 
 #[test]
 fn a_retry_is_acknowledged_only_once_the_original_is_durable() {
@@ -111,4 +113,38 @@ fn what_a_producer_wrote_is_known_when_nothing_of_it_is_left() {
     let log = open(&sim).unwrap();
     let again = append(&log, &batch_of()).unwrap();
     assert_eq!(again.base_offsets, [Offset(0)], "a retry is no new batch");
+}
+
+#[test]
+fn a_producer_that_is_silent_for_long_is_forgotten() {
+    let sim = Sim::new(1);
+    let open = |hours: u64| {
+        let producer_retention = Duration::from_hours(hours);
+        let options = LogOptions { producer_retention, ..options() };
+        EmbeddedLog::open_stepped(&sim.env(), Path::new(DIR), options).unwrap()
+    };
+    let later = |log: &EmbeddedLog, by: Duration| {
+        sim.clock.advance(by);
+        while log.step() {}
+        let states = log.producers(&partition("t", 0)).unwrap();
+        states.iter().map(|state| state.id.0).collect::<Vec<_>>()
+    };
+    let log = open(3);
+    topic(&log, "t", 1);
+    let at = partition("t", 0);
+    let first = [(at.clone(), numbered(5, 0, 0, &["a"]))];
+    append(&log, &first).unwrap();
+    append(&log, &[(at.clone(), in_transaction(6, 0, 0, &["b"]))]).unwrap();
+    assert_eq!(later(&log, Duration::from_mins(179)), [5, 6]);
+    let retried = append(&log, &first).unwrap();
+    assert_eq!(retried.base_offsets, [Offset(0)], "a retry does not make it younger");
+    log.shutdown();
+    // What is known is stored; for how long is not.
+    let log = open(4);
+    assert_eq!(later(&log, Duration::from_hours(1)), [5, 6]);
+    assert_eq!(append(&log, &first).unwrap().base_offsets, [Offset(0)]);
+    assert_eq!(later(&log, Duration::from_mins(1)), [6], "its transaction is open");
+    assert_eq!(append(&log, &first).unwrap().base_offsets, [Offset(2)], "nobody knows it");
+    let other = [(at.clone(), numbered(5, 0, 7, &["c"]))];
+    assert!(append(&log, &other).is_err(), "it is known again");
 }

@@ -26,7 +26,8 @@ use crate::support::*;
 const PARTITIONS: i32 = 3;
 const PRODUCERS: i64 = 3;
 
-fn written(producer: i64, epoch: i16, sequence: i32, values: &[&str]) -> Bytes {
+/// A batch of records of a transaction.
+pub(crate) fn written(producer: i64, epoch: i16, sequence: i32, values: &[&str]) -> Bytes {
     let numbered = batch::Producer {
         id: ProducerId(producer),
         epoch: ProducerEpoch(epoch),
