@@ -1,4 +1,5 @@
-//! Kafka's v2 record batch: its header and its records. How to build one is in [`Builder`].
+//! Kafka's v2 record batch: its header. How to read its records is in [`Unpacked`] and [`records`],
+//! how to build one in [`Builder`].
 //!
 //! ```text
 //!  0        8      12      16 17      21   23      27        35
@@ -24,12 +25,15 @@
 use afflux_types::{
     Classified, ErrorKind, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp,
 };
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 
-use crate::compression::{Compression, UNPACKED_BYTES_MAX};
+use crate::compression::Compression;
 
 pub use crate::{
     builder::{Builder, Producer},
+    records::{
+        HEADERS_MAX, Record, RecordHeader, RecordRef, Records, Unpacked, records, records_bounded,
+    },
     rewrite::{recompress, retain, stamp},
 };
 
@@ -39,9 +43,6 @@ pub const HEADER_BYTES: usize = 61;
 pub const LENGTH_PREFIX_BYTES: usize = 12;
 /// The only format taken.
 pub const MAGIC: i8 = 2;
-/// The most headers of a record. A header takes 2 bytes packed and 64 in memory: without a limit,
-/// a batch that unpacks to what is allowed could hold 2 GiB of them.
-pub const HEADERS_MAX: usize = 1 << 16;
 
 const EPOCH_AT: usize = 12;
 const MAGIC_AT: usize = 16;
@@ -303,161 +304,6 @@ pub fn patch(
     batch[..8].copy_from_slice(&base_offset.0.to_be_bytes());
     batch[EPOCH_AT..MAGIC_AT].copy_from_slice(&leader_epoch.0.to_be_bytes());
     Ok(())
-}
-
-/// One record, its bytes shared with the batch it came from (or with that batch unpacked).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// Its place in the partition.
-    pub offset: Offset,
-    /// The producer's time, or the log's if the batch says so.
-    pub timestamp: Timestamp,
-    /// What it is about.
-    pub key: Option<Bytes>,
-    /// What it says; none is a tombstone.
-    pub value: Option<Bytes>,
-    /// Further fields, in order, names not unique.
-    pub headers: Vec<RecordHeader>,
-}
-
-/// A named field beside a record's value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordHeader {
-    /// Its name; UTF-8 by convention, not checked.
-    pub name: Bytes,
-    /// Its value.
-    pub value: Option<Bytes>,
-}
-
-/// The records of one batch, in order. Ends behind the first error.
-#[derive(Debug)]
-pub struct Records {
-    header: Option<Header>,
-    rest: Bytes,
-    failed: Option<BatchError>,
-    index: i32,
-}
-
-/// The records of exactly one batch; its checksum is not checked. Keys and values share the
-/// batch's bytes unless it is compressed; then it is unpacked first, to at most
-/// [`UNPACKED_BYTES_MAX`].
-pub fn records(batch: &Bytes) -> Records {
-    records_bounded(batch, UNPACKED_BYTES_MAX)
-}
-
-/// As [`records`], with another limit.
-pub fn records_bounded(batch: &Bytes, unpacked_bytes_max: usize) -> Records {
-    let opened = Header::parse(batch).and_then(|header| {
-        let packed = batch.slice(HEADER_BYTES..header.bytes);
-        Ok((header, header.compression()?.unpack(&packed, unpacked_bytes_max)?))
-    });
-    match opened {
-        Ok((header, rest)) => Records { header: Some(header), rest, failed: None, index: 0 },
-        Err(error) => Records { header: None, rest: Bytes::new(), failed: Some(error), index: 0 },
-    }
-}
-
-impl Iterator for Records {
-    type Item = Result<Record, BatchError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.failed.take() {
-            return Some(Err(error));
-        }
-        let header = self.header?;
-        let index = self.index;
-        if index == header.record_count {
-            self.header = None;
-            return (!self.rest.is_empty()).then(|| {
-                Err(BatchError::Record { index, reason: "bytes follow the last record" })
-            });
-        }
-        self.index += 1;
-        match read_record(&mut self.rest, &header) {
-            Ok(record) => Some(Ok(record)),
-            Err(reason) => {
-                self.header = None;
-                Some(Err(BatchError::Record { index, reason }))
-            }
-        }
-    }
-}
-
-/// Reads one record off the front.
-fn read_record(rest: &mut Bytes, header: &Header) -> Result<Record, &'static str> {
-    let length = read_length(rest)?.ok_or("its length is negative")?;
-    let mut body = split(rest, length)?;
-    if body.is_empty() {
-        return Err("it is empty");
-    }
-    body.advance(1); // Attributes: none are defined.
-    let timestamp_delta = read_varint(&mut body)?;
-    let offset_delta = read_varint(&mut body)?;
-    if !(0..=i64::from(header.last_offset_delta)).contains(&offset_delta) {
-        return Err("its offset is not one of the batch's");
-    }
-    let key = read_bytes(&mut body)?;
-    let value = read_bytes(&mut body)?;
-    let header_count = read_length(&mut body)?.ok_or("its header count is negative")?;
-    // The smallest header has two bytes.
-    if header_count > body.len() / 2 {
-        return Err("it has more headers than bytes for them");
-    }
-    if header_count > HEADERS_MAX {
-        return Err("it has more than 65536 headers");
-    }
-    let mut headers = Vec::with_capacity(header_count);
-    for _ in 0..header_count {
-        let name = read_bytes(&mut body)?.ok_or("a header has no name")?;
-        headers.push(RecordHeader { name, value: read_bytes(&mut body)? });
-    }
-    if !body.is_empty() {
-        return Err("bytes follow its last header");
-    }
-    let timestamp = if header.is_log_append_time() {
-        header.max_timestamp
-    } else {
-        Timestamp(header.base_timestamp.0.wrapping_add(timestamp_delta))
-    };
-    let offset = Offset(header.base_offset.0.wrapping_add(offset_delta));
-    Ok(Record { offset, timestamp, key, value, headers })
-}
-
-fn split(rest: &mut Bytes, length: usize) -> Result<Bytes, &'static str> {
-    if length > rest.len() {
-        return Err("a length points behind the end");
-    }
-    Ok(rest.split_to(length))
-}
-
-fn read_bytes(rest: &mut Bytes) -> Result<Option<Bytes>, &'static str> {
-    read_length(rest)?.map(|length| split(rest, length)).transpose()
-}
-
-/// A length; none for -1.
-fn read_length(rest: &mut Bytes) -> Result<Option<usize>, &'static str> {
-    let length = read_varint(rest)?;
-    if length == -1 {
-        return Ok(None);
-    }
-    i32::try_from(length)
-        .ok()
-        .and_then(|length| usize::try_from(length).ok())
-        .map(Some)
-        .ok_or("a length is out of range")
-}
-
-/// A zigzag varint of at most 64 bits.
-fn read_varint(rest: &mut Bytes) -> Result<i64, &'static str> {
-    let mut value = 0_u64;
-    for (i, byte) in rest.iter().take(10).enumerate() {
-        value |= u64::from(byte & 0x7f) << (7 * i);
-        if byte & 0x80 == 0 {
-            rest.advance(i + 1);
-            return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
-        }
-    }
-    Err("a number does not end")
 }
 
 #[cfg(test)]

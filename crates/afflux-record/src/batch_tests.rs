@@ -1,5 +1,5 @@
 use afflux_types::{ProducerEpoch, ProducerId};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::*;

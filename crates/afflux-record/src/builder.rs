@@ -147,7 +147,7 @@ impl Builder {
 }
 
 /// Adds a record: its time and its offset count from the batch's. `body` is scratch space.
-pub(crate) fn put_record<'a>(
+fn put_record<'a>(
     out: &mut BytesMut,
     body: &mut BytesMut,
     (time, offset): (i64, i64),
@@ -169,7 +169,8 @@ pub(crate) fn put_record<'a>(
     out.put_slice(body);
 }
 
-fn put_varint(out: &mut BytesMut, value: i64) {
+/// Adds a zigzag varint.
+pub(crate) fn put_varint(out: &mut impl BufMut, value: i64) {
     let mut rest = ((value << 1) ^ (value >> 63)) as u64;
     while rest >= 0x80 {
         out.put_u8(rest as u8 | 0x80);

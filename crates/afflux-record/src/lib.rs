@@ -13,6 +13,7 @@ pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod murmur2;
+mod records;
 mod rewrite;
 
 pub use batch::{BatchError, Header, Record, RecordHeader, records};

@@ -11,9 +11,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::{
     batch::{
         ATTRIBUTES_AT, BatchError, COMPRESSION_MASK, CRC_AT, DELETE_HORIZON, HEADER_BYTES, Header,
-        LENGTH_PREFIX_BYTES, LOG_APPEND_TIME, Record,
+        LENGTH_PREFIX_BYTES, LOG_APPEND_TIME, RecordRef,
     },
-    builder::put_record,
+    builder::put_varint,
     compression::{Compression, UNPACKED_BYTES_MAX},
 };
 
@@ -21,6 +21,8 @@ const LENGTH_AT: usize = 8;
 const BASE_TIMESTAMP_AT: usize = 27;
 const MAX_TIMESTAMP_AT: usize = 35;
 const COUNT_AT: usize = 57;
+/// The most bytes of a number in a record.
+const VARINT_BYTES_MAX: usize = 10;
 
 /// Gives all records of a batch the log's time (`LogAppendTime`).
 pub fn stamp(batch: &Bytes, time: Timestamp) -> Result<Bytes, BatchError> {
@@ -49,33 +51,51 @@ pub fn recompress(batch: &Bytes, to: Compression) -> Result<Bytes, BatchError> {
 /// [`Header::delete_horizon`].
 pub fn retain(
     batch: &Bytes,
-    records: &[Record],
+    records: &[RecordRef<'_>],
     horizon: Option<Timestamp>,
 ) -> Result<Bytes, BatchError> {
     let header = Header::parse(batch)?;
-    let base_timestamp = horizon.unwrap_or(header.base_timestamp);
-    let (mut plain, mut scratch) = (BytesMut::new(), BytesMut::new());
+    let bytes: usize = records.iter().map(|record| record.bytes.len() + VARINT_BYTES_MAX).sum();
+    let mut plain = Vec::with_capacity(bytes);
     for record in records {
-        let time = record.timestamp.0.wrapping_sub(base_timestamp.0);
-        let offset = record.offset.0.wrapping_sub(header.base_offset.0);
-        let headers = record.headers.iter().map(|h| (&h.name[..], h.value.as_deref()));
-        let said = (record.key.as_deref(), record.value.as_deref());
-        put_record(&mut plain, &mut scratch, (time, offset), said, headers);
+        match horizon {
+            None => plain.put_slice(record.bytes),
+            // It stands where else the time does that records count from.
+            Some(base) => put_retimed(&mut plain, record, base),
+        }
     }
     let is_empty = records.is_empty();
     let codec = if is_empty { Compression::None } else { header.compression()? };
+    if codec != Compression::None {
+        plain = codec.pack(&plain)?;
+    }
     let mut attributes = header.attributes & !COMPRESSION_MASK | codec.code();
     if horizon.is_some() {
         attributes |= DELETE_HORIZON;
     }
-    let mut out = join(batch, &codec.pack(&plain)?, attributes)?;
-    put(&mut out, BASE_TIMESTAMP_AT, &base_timestamp.0.to_be_bytes());
+    let mut out = join(batch, &plain, attributes)?;
+    if let Some(horizon) = horizon {
+        put(&mut out, BASE_TIMESTAMP_AT, &horizon.0.to_be_bytes());
+    }
     if !header.is_log_append_time() || is_empty {
         let latest = records.iter().map(|record| record.timestamp.0).max().unwrap_or(-1);
         put(&mut out, MAX_TIMESTAMP_AT, &latest.to_be_bytes());
     }
     put(&mut out, COUNT_AT, &(records.len() as i32).to_be_bytes());
     Ok(seal(out))
+}
+
+/// Adds a record whose time counts from another.
+fn put_retimed(out: &mut Vec<u8>, record: &RecordRef<'_>, base: Timestamp) {
+    let mut time = [0; VARINT_BYTES_MAX];
+    let mut behind = &mut time[..];
+    put_varint(&mut behind, record.timestamp.0.wrapping_sub(base.0));
+    let spare = behind.len();
+    let time = &time[..VARINT_BYTES_MAX - spare];
+    put_varint(out, (1 + time.len() + record.behind_time.len()) as i64);
+    out.put_u8(0);
+    out.put_slice(time);
+    out.put_slice(record.behind_time);
 }
 
 /// A batch's header with other records behind it; its checksum is not yet right.
@@ -120,6 +140,18 @@ mod tests {
         batch::records(batch).collect::<Result<_, _>>().unwrap()
     }
 
+    /// What is left of a batch without some of its records.
+    fn retained(
+        batch: &Bytes,
+        keeps: impl Fn(i64) -> bool,
+        horizon: Option<Timestamp>,
+    ) -> Result<Bytes, BatchError> {
+        let unpacked = batch::Unpacked::new(batch)?;
+        let mut records: Vec<_> = unpacked.records().collect::<Result<_, _>>()?;
+        records.retain(|record| keeps(record.offset.0));
+        retain(batch, &records, horizon)
+    }
+
     #[test]
     fn records_survive_another_compression() {
         let plain = records(&batch(Compression::None));
@@ -144,7 +176,7 @@ mod tests {
             left.retain(|record| record.offset.0 % 3 == 0);
             let header = Header::parse(&whole).unwrap();
             for horizon in [None, Some(Timestamp(5_000_000))] {
-                let less = retain(&whole, &left, horizon).unwrap();
+                let less = retained(&whole, |offset| offset % 3 == 0, horizon).unwrap();
                 assert_eq!(records(&less), left, "{codec:?}");
                 let now = batch::check(&less).unwrap();
                 assert_eq!(now.delete_horizon(), horizon);
@@ -156,11 +188,12 @@ mod tests {
                 assert_eq!((now.record_count, now.leader_epoch), (6, header.leader_epoch));
                 assert_eq!(now.max_timestamp, left.last().unwrap().timestamp);
                 // Once more, as the next pass does.
-                let again = retain(&less, &left[1..], None).unwrap();
+                let first = left[0].offset.0;
+                let again = retained(&less, |offset| offset > first, None).unwrap();
                 assert_eq!(records(&again), left[1..]);
                 assert_eq!(batch::check(&again).unwrap().delete_horizon(), horizon);
             }
-            let none = retain(&whole, &[], None).unwrap();
+            let none = retained(&whole, |_| false, None).unwrap();
             let now = batch::check(&none).unwrap();
             assert_eq!(records(&none), []);
             assert_eq!((now.bytes, now.max_timestamp.0), (HEADER_BYTES, -1));
@@ -176,7 +209,8 @@ mod tests {
         batch::patch(&mut whole, last, afflux_types::LeaderEpoch(0)).unwrap();
         let whole = whole.freeze();
         let all = records(&whole);
-        assert_eq!(records(&retain(&whole, &all, None).unwrap()), all);
+        let again = retained(&whole, |_| true, None).unwrap();
+        assert_eq!((records(&again), &again), (all, &whole));
     }
 
     #[test]

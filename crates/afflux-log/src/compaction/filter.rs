@@ -12,15 +12,16 @@
 //!    that it goes on with can be read from the partition, and of the last batch of the pass, so
 //!    that who reads gets to the end.
 
-use std::{
-    hash::{DefaultHasher, Hasher},
-    time::Duration,
-};
+use std::time::Duration;
 
-use afflux_record::{BatchError, Header, Marker, batch};
+use afflux_record::{
+    BatchError, Header, Marker,
+    batch::{self, Unpacked},
+};
 use afflux_types::Timestamp;
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
+use siphasher::sip128::SipHasher13;
 
 use crate::{contract::AbortedTransaction, transactions::is_visible};
 
@@ -32,23 +33,18 @@ const KEY_BYTES: usize = 64;
 #[derive(Debug)]
 pub(super) struct Keys {
     newest: HashMap<u128, i64>,
-    seeds: [u64; 2],
+    digest: SipHasher13,
     most: usize,
 }
 
 impl Keys {
     pub(super) fn new(seeds: [u64; 2], bytes_max: usize) -> Self {
-        Self { newest: HashMap::new(), seeds, most: (bytes_max / KEY_BYTES).max(1) }
+        let digest = SipHasher13::new_with_keys(seeds[0], seeds[1]);
+        Self { newest: HashMap::new(), digest, most: (bytes_max / KEY_BYTES).max(1) }
     }
 
     fn digest(&self, key: &[u8]) -> u128 {
-        let half = |seed: u64| {
-            let mut hasher = DefaultHasher::new();
-            hasher.write_u64(seed);
-            hasher.write(key);
-            u128::from(hasher.finish())
-        };
-        half(self.seeds[0]) << 64 | half(self.seeds[1])
+        self.digest.hash(key).as_u128()
     }
 
     /// Notes the records of a batch that count. False, and nothing is noted, if there may be more
@@ -65,9 +61,9 @@ impl Keys {
         if !self.newest.is_empty() && self.newest.len() + count > self.most {
             return Ok(false);
         }
-        for record in afflux_record::records(batch) {
+        for record in Unpacked::new(batch)?.records() {
             let record = record?;
-            if let Some(key) = &record.key {
+            if let Some(key) = record.key {
                 self.newest.insert(self.digest(key), record.offset.0);
             }
         }
@@ -111,16 +107,15 @@ impl Filter {
         }
         let mut kept = Vec::new();
         let mut has_tombstones = false;
-        if is_visible(batch, aborted) {
-            let is_over = header.delete_horizon().is_some_and(|horizon| self.now >= horizon);
-            for record in afflux_record::records(batch) {
-                let record = record?;
-                let Some(key) = &record.key else { continue };
-                let is_tombstone = record.value.is_none();
-                if self.keys.is_newest(key, record.offset.0) && !(is_tombstone && is_over) {
-                    has_tombstones |= is_tombstone;
-                    kept.push(record);
-                }
+        let is_over = header.delete_horizon().is_some_and(|horizon| self.now >= horizon);
+        let unpacked = is_visible(batch, aborted).then(|| Unpacked::new(batch)).transpose()?;
+        for record in unpacked.iter().flat_map(Unpacked::records) {
+            let record = record?;
+            let Some(key) = record.key else { continue };
+            let is_tombstone = record.value.is_none();
+            if self.keys.is_newest(key, record.offset.0) && !(is_tombstone && is_over) {
+                has_tombstones |= is_tombstone;
+                kept.push(record);
             }
         }
         if kept.is_empty() && !self.is_last(&header) {
@@ -141,7 +136,8 @@ impl Filter {
             Some(horizon) if self.now >= horizon && header.next_offset().0 < self.upper => Ok(None),
             Some(_) => Ok(Some(batch.clone())),
             None => {
-                let records: Vec<_> = afflux_record::records(batch).collect::<Result<_, _>>()?;
+                let unpacked = Unpacked::new(batch)?;
+                let records: Vec<_> = unpacked.records().collect::<Result<_, _>>()?;
                 batch::retain(batch, &records, Some(self.horizon())).map(Some)
             }
         }
