@@ -15,6 +15,7 @@
 #![expect(clippy::disallowed_methods, reason = "real time is what is measured")]
 
 mod broker;
+mod compaction;
 mod demo;
 mod journal;
 mod latency;
@@ -48,6 +49,11 @@ const BENCHMARKS: &[Benchmark] = &[
         name: "broker",
         about: "our broker beside Apache Kafka: throughput, latency, CPU; goes on with --results",
         run: broker::run,
+    },
+    Benchmark {
+        name: "compaction",
+        about: "a partition compacted, beside a loop by hand; memory; what it costs producers",
+        run: compaction::run,
     },
     Benchmark {
         name: "demo",

@@ -9,11 +9,27 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Resident memory of a process in bytes.
 pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))
+    status_bytes(&pid.to_string(), "VmRSS")
+}
+
+/// Resident memory of this process in bytes, from which its peak begins anew.
+pub(crate) fn begin_peak() -> Result<u64> {
+    fs::write("/proc/self/clear_refs", "5").context("begin a peak of memory anew")?;
+    status_bytes("self", "VmRSS")
+}
+
+/// The most resident memory of this process since the peak was begun anew, in bytes.
+pub(crate) fn peak_bytes() -> Result<u64> {
+    status_bytes("self", "VmHWM")
+}
+
+fn status_bytes(process: &str, what: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))
         .context("read a process's memory; this needs Linux")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kib: u64 = kib.context("the status has no VmRSS")?.trim().parse()?;
+    let lines = status.lines().filter_map(|line| line.split_once(':'));
+    let kib = lines.into_iter().find(|(name, _)| *name == what);
+    let kib = kib.and_then(|(_, value)| value.trim().strip_suffix(" kB"));
+    let kib: u64 = kib.with_context(|| format!("the status has no {what}"))?.trim().parse()?;
     Ok(kib * 1024)
 }
 
@@ -49,5 +65,8 @@ mod tests {
         let pid = std::process::id();
         assert!(cpu_seconds(pid).unwrap() >= 0.0);
         assert!(resident_bytes(pid).unwrap() > 1 << 20);
+        let before = begin_peak().unwrap();
+        drop(std::hint::black_box(vec![1_u8; 64 << 20]));
+        assert!(peak_bytes().unwrap() > before + (60 << 20));
     }
 }
