@@ -45,7 +45,7 @@ fn note(key: ApiKey) -> &'static str {
         ApiKey::ListOffsets => "Nothing is tiered: the latest tiered offset is -1",
         ApiKey::InitProducerId => "Two-phase commit (KIP-939) is refused",
         ApiKey::WriteTxnMarkers => "Ends the transaction as a whole, in all its partitions",
-        ApiKey::Metadata => "One node. Authorised operations are not told",
+        ApiKey::Metadata => "One node",
         ApiKey::DescribeCluster => {
             "One node, which is the controller too. Endpoints of controllers are refused"
         }
@@ -61,13 +61,16 @@ fn note(key: ApiKey) -> &'static str {
             "Each start of the node begins an epoch; no record that was shown is taken back by one"
         }
         ApiKey::DescribeLogDirs => "One directory, the journal's, with batches as they are stored",
-        ApiKey::DescribeTopicPartitions => "One replica. Authorised operations are not told",
+        ApiKey::DescribeTopicPartitions => "One replica",
         ApiKey::ElectLeaders => "The one node leads all: no election is ever needed",
         ApiKey::AlterPartitionReassignments => {
             "Only to where the partition is, which is done at once"
         }
         ApiKey::ListPartitionReassignments => "None is ever under way",
         ApiKey::FindCoordinator => "Share groups have none",
+        ApiKey::DescribeAcls | ApiKey::CreateAcls | ApiKey::DeleteAcls => {
+            "Refused, as by a Kafka without an authorizer: everybody may do everything"
+        }
         ApiKey::ListTransactions => "Expressions are those of Rust's `regex`",
         _ => "",
     }
@@ -79,9 +82,6 @@ fn reason(key: ApiKey) -> &'static str {
     match key {
         K::SaslHandshake
         | K::SaslAuthenticate
-        | K::DescribeAcls
-        | K::CreateAcls
-        | K::DeleteAcls
         | K::CreateDelegationToken
         | K::RenewDelegationToken
         | K::ExpireDelegationToken

@@ -16,6 +16,7 @@
 //! length in a request reserves memory before the bytes are there; an acknowledged record is durable, unless its topic is `relaxed`; an answer never
 //! overtakes an earlier one of its connection.
 
+mod access;
 mod api;
 mod broker;
 mod buffers;

@@ -25,6 +25,7 @@ use kafka_protocol::{
 };
 
 use crate::{
+    access,
     broker::{Broker, Context, NODE, blocking, check_changeable, is_internal, text, wire_name},
     code,
     produce::leader_epoch,
@@ -51,7 +52,7 @@ pub(crate) async fn answer(
     // Version 0 has no null: there an empty list means all.
     let asked = request.topics.filter(|topics| context.version > 0 || !topics.is_empty());
     let create = broker.options.create_topics && request.allow_auto_topic_creation;
-    let topics = match asked {
+    let mut topics = match asked {
         None => broker.topics().iter().map(|topic| describe(broker, topic)).collect(),
         Some(asked) => {
             let mut topics = Vec::with_capacity(asked.len());
@@ -69,6 +70,11 @@ pub(crate) async fn answer(
             topics
         }
     };
+    if request.include_topic_authorized_operations {
+        for topic in &mut topics {
+            topic.topic_authorized_operations = access::TOPIC.told(true);
+        }
+    }
     let node = MetadataResponseBroker::default()
         .with_node_id(NODE)
         .with_host(broker.host.clone())
@@ -77,6 +83,9 @@ pub(crate) async fn answer(
         .with_brokers(vec![node])
         .with_cluster_id(Some(text(&broker.options.cluster_id)))
         .with_controller_id(NODE)
+        .with_cluster_authorized_operations(
+            access::CLUSTER.told(request.include_cluster_authorized_operations),
+        )
         .with_topics(topics)
 }
 
@@ -186,8 +195,9 @@ pub(crate) fn describe_partitions(
             response.next_cursor = cursor(0);
             break;
         }
-        let found =
-            DescribeTopicPartitionsResponseTopic::default().with_name(Some(name.clone().into()));
+        let found = DescribeTopicPartitionsResponseTopic::default()
+            .with_name(Some(name.clone().into()))
+            .with_topic_authorized_operations(access::TOPIC.told(true));
         let topic = match broker.known_topic(name) {
             Ok(topic) => topic,
             Err((error, _)) => {
@@ -222,7 +232,9 @@ pub(crate) fn describe_partitions(
 pub(crate) fn describe_cluster(
     broker: &Arc<Broker>,
     _context: &Context,
-    DescribeClusterRequest { endpoint_type, .. }: DescribeClusterRequest,
+    DescribeClusterRequest {
+        endpoint_type, include_cluster_authorized_operations: is_asked, ..
+    }: DescribeClusterRequest,
 ) -> DescribeClusterResponse {
     let response = DescribeClusterResponse::default();
     let refused = match endpoint_type {
@@ -241,6 +253,7 @@ pub(crate) fn describe_cluster(
     response
         .with_cluster_id(text(&broker.options.cluster_id))
         .with_controller_id(NODE)
+        .with_cluster_authorized_operations(access::CLUSTER.told(is_asked))
         .with_brokers(vec![node])
 }
 

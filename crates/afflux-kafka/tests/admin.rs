@@ -11,15 +11,18 @@ use client::Client;
 use kafka_protocol::{
     ResponseError::{self, *},
     messages::{
-        AlterPartitionReassignmentsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest,
-        DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+        AlterPartitionReassignmentsRequest, BrokerId, CreateAclsRequest, CreatePartitionsRequest,
+        CreateTopicsRequest, DeleteAclsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+        DescribeAclsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
         DescribeLogDirsRequest, DescribeTopicPartitionsRequest, ElectLeadersRequest, FetchRequest,
         GroupId, IncrementalAlterConfigsRequest, ListConfigResourcesRequest, ListOffsetsRequest,
         ListPartitionReassignmentsRequest, MetadataRequest, OffsetCommitRequest,
         OffsetForLeaderEpochRequest, ProduceRequest, TopicName,
         alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
+        create_acls_request::AclCreation,
         create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic},
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic},
+        delete_acls_request::DeleteAclsFilter,
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         describe_configs_request::DescribeConfigsResource,
         describe_log_dirs_request::DescribableLogDirTopic,
@@ -414,4 +417,58 @@ fn committed_offsets_are_read_and_not_written() {
         DescribeConfigsResource::default().with_resource_type(2).with_resource_name(resource);
     let describe = DescribeConfigsRequest::default().with_resources(vec![describe]);
     assert_eq!(client.call(4, &describe).results[0].error_code, 0);
+}
+
+#[test]
+fn who_asks_is_told_that_all_is_allowed() {
+    // What Kafka answers that has no authorizer.
+    const CLUSTER: i32 = 8096;
+    const GROUP: i32 = 3400;
+    const TOPIC: i32 = 3576;
+    let directory = tempfile::tempdir().unwrap();
+    let (_server, mut client) = start(&directory);
+    for (is_asked, cluster, topic, group) in
+        [(true, CLUSTER, TOPIC, GROUP), (false, i32::MIN, i32::MIN, i32::MIN)]
+    {
+        let request = MetadataRequest::default()
+            .with_include_cluster_authorized_operations(is_asked)
+            .with_include_topic_authorized_operations(is_asked)
+            .with_topics(Some(vec![MetadataRequestTopic::default().with_name(Some(name("t")))]));
+        let told = client.call(10, &request);
+        assert_eq!(told.cluster_authorized_operations, cluster);
+        assert_eq!(told.topics[0].topic_authorized_operations, topic);
+
+        let request = DescribeClusterRequest::default().with_endpoint_type(1);
+        let request = request.with_include_cluster_authorized_operations(is_asked);
+        assert_eq!(client.call(2, &request).cluster_authorized_operations, cluster);
+
+        let groups = vec![GroupId(StrBytes::from_static_str("nobody"))];
+        let mut described = |version: i16| {
+            let request = DescribeGroupsRequest::default()
+                .with_groups(groups.clone())
+                .with_include_authorized_operations(is_asked);
+            client.call(version, &request).groups[0].authorized_operations
+        };
+        assert_eq!((described(5), described(6)), (group, i32::MIN));
+    }
+    let request = DescribeTopicPartitionsRequest::default().with_response_partition_limit(1);
+    assert_eq!(client.call(0, &request).topics[0].topic_authorized_operations, TOPIC);
+}
+
+#[test]
+fn there_are_no_rules_of_access() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_server, mut client) = start(&directory);
+    for version in 1..=3 {
+        let described = client.call(version, &DescribeAclsRequest::default());
+        let request = CreateAclsRequest::default().with_creations(vec![AclCreation::default(); 2]);
+        let created = client.call(version, &request).results;
+        let request =
+            DeleteAclsRequest::default().with_filters(vec![DeleteAclsFilter::default(); 2]);
+        let deleted = client.call(version, &request).filter_results;
+        let refused = SecurityDisabled.code();
+        assert_eq!(described.error_code, refused);
+        assert_eq!(created.iter().map(|one| one.error_code).collect::<Vec<_>>(), [refused; 2]);
+        assert_eq!(deleted.iter().map(|one| one.error_code).collect::<Vec<_>>(), [refused; 2]);
+    }
 }

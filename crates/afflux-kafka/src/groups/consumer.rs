@@ -13,6 +13,7 @@ use kafka_protocol::{
 
 use super::{Groups, fresh_member, shared};
 use crate::{
+    access,
     broker::{Broker, Context, text},
     group::{
         Answer, Parts, Reply, Topics as _,
@@ -92,6 +93,7 @@ impl Groups {
     ) -> ConsumerGroupDescribeResponse {
         let topics = LogTopics(Arc::clone(&broker.log));
         let inner = broker.groups.inner.lock();
+        let allowed = access::GROUP.told(request.include_authorized_operations);
         let groups = request.group_ids.into_iter().map(|id| {
             let described = described::DescribedGroup::default().with_group_id(id.clone());
             if id.is_empty() {
@@ -112,6 +114,7 @@ impl Groups {
                 described.with_member_id(text(id)).with_member_type(kind)
             });
             described
+                .with_authorized_operations(allowed)
                 .with_group_state(text(group.state().name()))
                 .with_group_epoch(group.epoch)
                 .with_assignment_epoch(group.target_epoch)

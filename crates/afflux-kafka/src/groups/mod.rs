@@ -48,7 +48,7 @@ use self::{
     transactional::PendingOffsets,
 };
 use crate::{
-    StartError,
+    StartError, access,
     broker::{Broker, Context, text},
     code,
     group::{
@@ -348,8 +348,11 @@ impl Groups {
         context: &Context,
         request: DescribeGroupsRequest,
     ) -> DescribeGroupsResponse {
+        let allowed = access::GROUP.told(request.include_authorized_operations);
         let groups = request.groups.into_iter().map(|id| {
-            let described = DescribedGroup::default().with_group_id(id.clone());
+            let described = DescribedGroup::default()
+                .with_group_id(id.clone())
+                .with_authorized_operations(allowed);
             let group = broker.groups.inner.lock().coordinator.describe(&id);
             if let Some(group) = group {
                 let members = group.members.iter().map(|member| {
@@ -377,6 +380,7 @@ impl Groups {
             }
             let why = if is_newer { "it is no classic group" } else { "there is no such group" };
             described
+                .with_authorized_operations(access::GROUP.told(false))
                 .with_error_code(ResponseError::GroupIdNotFound.code())
                 .with_error_message(Some(text(&format!("{}: {why}", &**id))))
         });
