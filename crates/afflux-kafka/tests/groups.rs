@@ -218,6 +218,19 @@ fn a_group_of_the_consumer_protocol_goes_on_after_a_restart() {
 }
 
 #[test]
+fn an_expression_matches_topics_of_the_broker_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_server, mut client) = start(&directory, Options::default());
+    assert_eq!(commit(&mut client, 8, alone("other")), 0);
+    let mut member = heartbeat("g", "a", 0);
+    member.subscribed_topic_names = None;
+    member.subscribed_topic_regex = Some(text("__consumer_.*"));
+    let joined = client.call(1, &member);
+    assert_eq!(joined.error_code, 0, "{joined:?}");
+    assert_eq!(partitions(&joined), [0]);
+}
+
+#[test]
 fn a_classic_group_goes_on_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let (server, mut client) = start(&directory, Options::default());

@@ -1,4 +1,5 @@
-//! The topics that the coordinator knows of: those in the log that clients may see.
+//! The topics that the coordinator knows of: those in the log that clients may see. An expression
+//! can match `__consumer_offsets` too, as in Kafka, where clients alone leave out such topics.
 
 use std::{fmt, sync::Arc};
 
@@ -7,7 +8,7 @@ use afflux_types::{TopicId, TopicName};
 use uuid::Uuid;
 
 use crate::{
-    broker::{is_hidden, is_internal},
+    broker::is_hidden,
     group::{Shape, Topics},
 };
 
@@ -34,8 +35,7 @@ impl Topics for LogTopics {
 
     fn names(&self) -> Vec<Arc<str>> {
         let topics = self.0.topics();
-        let named = |name: &TopicName| !is_hidden(name) && !is_internal(name);
-        let seen = topics.iter().filter(|topic| named(&topic.name));
+        let seen = topics.iter().filter(|topic| !is_hidden(&topic.name));
         seen.map(|topic| topic.name.as_str().into()).collect()
     }
 }
