@@ -154,8 +154,16 @@ fn node_settings(
     });
     let number = NODE.0.to_string();
     let replicas = Some("1".to_owned());
+    let advertised = format!("PLAINTEXT://{}:{}", broker.host, broker.port);
     let fixed = [
         ("node.id", SettingType::Int, number, None, "The node's number."),
+        (
+            "advertised.listeners",
+            SettingType::List,
+            advertised,
+            None,
+            "Where clients are told to connect.",
+        ),
         (
             "default.replication.factor",
             SettingType::Int,

@@ -37,7 +37,7 @@ fn topic() -> TopicName {
 /// A node that was started with settings, beside brisk checks, and a connection to it.
 struct Node {
     _directory: tempfile::TempDir,
-    _server: Server,
+    server: Server,
     client: Client,
 }
 
@@ -49,7 +49,7 @@ fn start(given: &[(&str, &str)]) -> Node {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start_with(directory.path(), options);
     let client = Client::connect(&server);
-    Node { _directory: directory, _server: server, client }
+    Node { _directory: directory, server, client }
 }
 
 impl Node {
@@ -185,4 +185,10 @@ fn what_is_set_is_shown_with_its_source() {
     check("transaction.max.timeout.ms", "900000");
     check("log.retention.ms", "604800000");
     assert_eq!(shown("node.id"), ("1", SOURCE_STATIC, vec![("1", SOURCE_STATIC)]));
+    let listener = format!("PLAINTEXT://{}", node.server.address);
+    let listener = listener.as_str();
+    assert_eq!(
+        shown("advertised.listeners"),
+        (listener, SOURCE_STATIC, vec![(listener, SOURCE_STATIC)])
+    );
 }
