@@ -123,32 +123,30 @@ async fn read(
     bytes_max: usize,
     isolation: Isolation,
 ) -> Vec<Got> {
-    let mut wanted = topics.iter().flat_map(|topic| &topic.partitions);
-    let mut room = Room { bytes: bytes_max, is_first: true };
-    let mut got: Vec<Got> = Vec::new();
-    let mut on_disk: Vec<Wanted> = Vec::new();
-    for wanted in wanted.by_ref() {
-        match read_one(&broker.log, wanted, isolation, &mut room, EmbeddedLog::fetch_hot) {
-            Ok(None) => {
-                on_disk.push(wanted.clone());
-                break;
-            }
+    let wanted = topics.iter().flat_map(|topic| &topic.partitions);
+    let looked: Vec<_> =
+        wanted.map(|wanted| (wanted, look(&broker.log, wanted, isolation))).collect();
+    let partitions = looked.iter().filter(|(_, at)| matches!(at, Ok(at) if at.has_more)).count();
+    let mut room = Room { bytes: bytes_max, is_first: true, partitions };
+    let mut got: Vec<Got> = Vec::with_capacity(looked.len());
+    for (wanted, at) in &looked {
+        let fetch = |at: &_, from, most| broker.log.fetch_hot(at, from, most, isolation);
+        match read_one(wanted, at, &mut room, fetch) {
+            Ok(None) => break,
             one => got.extend(one.transpose()),
         }
     }
-    if on_disk.is_empty() {
+    if got.len() == looked.len() {
         return got;
     }
     // In their order, for the room is given out in it.
-    on_disk.extend(wanted.cloned());
+    let on_disk = looked.into_iter().skip(got.len());
+    let on_disk: Vec<_> = on_disk.map(|(wanted, at)| (wanted.clone(), at)).collect();
     let count = on_disk.len();
     let task = blocking(&broker.log, move |log| {
-        let fetch = |log: &EmbeddedLog, at: &TopicPartition, from, most, isolation| {
-            log.fetch(at, from, most, isolation).map(Some)
-        };
-        let read = on_disk.iter().map(|wanted| {
-            let one = read_one(log, wanted, isolation, &mut room, fetch)?;
-            one.ok_or(ResponseError::UnknownServerError)
+        let read = on_disk.iter().map(|(wanted, at)| {
+            let fetch = |at: &_, from, most| log.fetch(at, from, most, isolation).map(Some);
+            read_one(wanted, at, &mut room, fetch)?.ok_or(ResponseError::UnknownServerError)
         });
         read.collect::<Vec<_>>()
     });
@@ -156,9 +154,12 @@ async fn read(
     got
 }
 
-/// What is left for an answer's batches.
+/// What is left for an answer's batches. Partitions share it, so that none waits for another, and
+/// who reads old records of many comes through the log with all of them at once.
 struct Room {
     bytes: usize,
+    /// So many have something, and have not had their part.
+    partitions: usize,
     /// Nothing was found yet. The first batch of the first partition that has any is passed on
     /// however large it is, so that nobody is stuck behind it.
     is_first: bool,
@@ -168,6 +169,7 @@ impl Room {
     /// Takes what there is room for.
     fn admit(&mut self, wanted: &Wanted, mut got: Batches) -> Batches {
         let bytes: usize = got.batches.iter().map(Bytes::len).sum();
+        // One batch may be more than a part.
         if bytes > self.most(wanted) && !self.is_first {
             got.batches.clear();
             got.next = wanted.from;
@@ -183,47 +185,48 @@ impl Room {
     fn most(&self, wanted: &Wanted) -> usize {
         wanted.bytes_max.min(self.bytes)
     }
+
+    /// What it should have.
+    fn part(&self, wanted: &Wanted) -> usize {
+        wanted.bytes_max.min(self.bytes / self.partitions.max(1))
+    }
 }
 
 /// Reads one partition within the room that is left; `None` if `fetch` gives nothing.
 fn read_one(
-    log: &EmbeddedLog,
     wanted: &Wanted,
-    isolation: Isolation,
+    at: &Result<At, ResponseError>,
     room: &mut Room,
-    fetch: impl Fn(
-        &EmbeddedLog,
-        &TopicPartition,
-        Offset,
-        usize,
-        Isolation,
-    ) -> Result<Option<Batches>, ReadError>,
+    fetch: impl Fn(&TopicPartition, Offset, usize) -> Result<Option<Batches>, ReadError>,
 ) -> Result<Option<Batches>, ResponseError> {
-    let (partition, empty, more) = look(log, wanted, isolation)?;
-    let most = room.most(wanted);
-    if !more || (most == 0 && !room.is_first) {
-        return Ok(Some(empty));
+    let At { bounds, has_more } = at.as_ref().map_err(|error| *error)?;
+    let partition = wanted.at.as_ref().map_err(|error| *error)?;
+    if !has_more || (room.most(wanted) == 0 && !room.is_first) {
+        let (batches, aborted) = (Vec::new(), Vec::new());
+        return Ok(Some(Batches { batches, aborted, next: wanted.from, bounds: *bounds }));
     }
-    let got = fetch(log, partition, wanted.from, most, isolation);
+    let got = fetch(partition, wanted.from, room.part(wanted));
+    if !matches!(got, Ok(None)) {
+        room.partitions -= 1;
+    }
     Ok(got.map_err(|error| report(&error))?.map(|got| room.admit(wanted, got)))
 }
 
-/// Nothing of a partition yet, and whether there is something to read.
-fn look<'a>(
-    log: &EmbeddedLog,
-    wanted: &'a Wanted,
-    isolation: Isolation,
-) -> Result<(&'a TopicPartition, Batches, bool), ResponseError> {
+/// Where a partition stands, and whether there is something to read.
+struct At {
+    bounds: Bounds,
+    has_more: bool,
+}
+
+fn look(log: &EmbeddedLog, wanted: &Wanted, isolation: Isolation) -> Result<At, ResponseError> {
     let partition = wanted.at.as_ref().map_err(|error| *error)?;
     let bounds = log.bounds(partition).map_err(|error| code::of_read(&error))?;
     wanted.epoch?;
-    let end = end(&bounds, isolation);
     // Between the stable end and the durable one there is nothing to show yet, but no error.
     if wanted.from < bounds.start || wanted.from > bounds.durable {
         return Err(ResponseError::OffsetOutOfRange);
     }
-    let empty = Batches { batches: Vec::new(), aborted: Vec::new(), next: wanted.from, bounds };
-    Ok((partition, empty, wanted.from < end))
+    Ok(At { bounds, has_more: wanted.from < end(&bounds, isolation) })
 }
 
 /// Behind the last record that may be shown.

@@ -382,6 +382,36 @@ fn the_first_batch_comes_however_large_it_is() {
 }
 
 #[test]
+fn partitions_share_an_answer_in_which_not_all_have_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let mut client = Client::connect(&server);
+    create(&mut client, "t");
+    let kilobyte = "x".repeat(1_000);
+    for _ in 0..20 {
+        client.call(9, &produce("t", 0, batch(&[&kilobyte])));
+    }
+    let mut request = fetch("t", 0, 0, 0);
+    let mut second = request.topics[0].partitions[0].clone();
+    second.partition = 1;
+    request.topics[0].partitions.push(second);
+    request.max_bytes = 10_000;
+    let mut sizes = || -> Vec<usize> {
+        let answer = client.call(4, &request);
+        let partitions = &answer.responses[0].partitions;
+        partitions.iter().map(|at| at.records.as_ref().map_or(0, Bytes::len)).collect()
+    };
+    // Who is alone gets all of it.
+    assert!(matches!(sizes()[..], [8_000..=10_000, 0]), "{:?}", sizes());
+    // Half of it, and then what that left; one that does not fit in its part comes if there is room.
+    let mut writer = Client::connect(&server);
+    for size in [1_000, 5_500, 1_000] {
+        writer.call(9, &produce("t", 1, batch(&[&"y".repeat(size)])));
+    }
+    assert!(matches!(sizes()[..], [4_000..=5_000, 1_000..=1_200]), "{:?}", sizes());
+}
+
+#[test]
 fn batches_are_checked_before_they_are_taken() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path());
