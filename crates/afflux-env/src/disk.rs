@@ -11,6 +11,7 @@
 
 use std::{
     io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -44,6 +45,9 @@ impl OpenMode {
         matches!(self, Self::WriteDirect | Self::CreateDirect)
     }
 }
+
+/// By how much a buffer for [`File::read_direct`] is longer than what is read.
+pub const DIRECT_SLACK_BYTES: usize = 12 << 10;
 
 /// How many bytes there is room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +93,14 @@ pub trait File: Send + Sync {
         let held = buf.len();
         buf.resize(held + bytes, 0);
         self.read_exact_at(&mut buf[held..], position)
+    }
+    /// Reads that many bytes past the system's cache where the system can, which then neither has
+    /// nor drops pages for them; `UnexpectedEof` if the file ends before that. For much at once,
+    /// of a file that was opened so ([`OpenMode::is_direct`]). They land somewhere in `buf`, which
+    /// must be [`DIRECT_SLACK_BYTES`] longer: where, is what is returned.
+    fn read_direct(&self, buf: &mut [u8], bytes: usize, position: u64) -> io::Result<Range<usize>> {
+        self.read_exact_at(&mut buf[..bytes], position)?;
+        Ok(0..bytes)
     }
     /// Writes all of `buf` at `position`, growing the file if need be.
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()>;

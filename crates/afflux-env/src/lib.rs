@@ -22,7 +22,7 @@ pub mod sim;
 use std::sync::Arc;
 
 pub use clock::Clock;
-pub use disk::{Disk, File, Lock, OpenMode, Room};
+pub use disk::{DIRECT_SLACK_BYTES, Disk, File, Lock, OpenMode, Room};
 pub use interposed::{Interpose, Interposed};
 pub use network::{Connection, Listener, Network};
 pub use random::Random;

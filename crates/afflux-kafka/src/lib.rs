@@ -13,8 +13,8 @@
 //!
 //! Absences that hold: nothing here unpacks or copies a record batch on its way in or out, unless
 //! its topic's settings ask for it (`intake`) or its whole request is small (`connection`); no
-//! length in a request reserves memory before the bytes are there; an acknowledged record is durable, unless its topic is `relaxed`; an answer never
-//! overtakes an earlier one of its connection.
+//! length in a request reserves memory before the bytes are there; an acknowledged record is durable,
+//! unless its topic is `relaxed`; an answer never overtakes an earlier one of its connection.
 
 mod access;
 mod api;

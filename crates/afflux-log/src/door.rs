@@ -25,6 +25,8 @@ pub(crate) struct Request<'a> {
     pub(crate) to: Offset,
     pub(crate) bytes_max: usize,
     pub(crate) isolation: Isolation,
+    /// Of so many sealed files; what is not sealed counts as one.
+    pub(crate) files_max: usize,
 }
 
 /// What the index says to it.
@@ -36,6 +38,9 @@ enum Found {
     /// Nothing is left before this offset, and more to be read behind it.
     Gap(Offset),
 }
+
+/// So many files are gone through for one answer.
+pub(crate) const FILES_MAX: usize = 4;
 
 /// Collects the batches of an answer.
 struct Taking<'a> {
@@ -56,7 +61,9 @@ impl Taking<'_> {
             return false;
         }
         self.bytes += entry.bytes as usize;
-        if self.bytes > self.bytes_max && !self.wanted.is_empty() {
+        if let Some(first) = self.wanted.first()
+            && (self.bytes > self.bytes_max || self.is_far(first, entry, home))
+        {
             return false;
         }
         let Some(found) = reader::want(self.state, entry, home) else {
@@ -67,12 +74,29 @@ impl Taking<'_> {
         true
     }
 
-    fn take_run(&mut self, from: Offset, home: Home<'_>) {
-        let entries = &home.section.entries;
-        let first = entries.partition_point(|entry| entry.next() <= from.0);
-        if entries[first..].iter().all(|entry| self.take(entry, Some(home))) {
+    /// Whether a batch of a sealed file is so far from the first that the blocks that were read for
+    /// those between might be gone before the readers of other partitions have come for theirs.
+    fn is_far(&self, first: &Wanted, entry: &IndexEntry, home: Option<Home<'_>>) -> bool {
+        let stretch = entry.at.saturating_sub(first.entry.at);
+        home.is_some_and(|home| !home.run.is_compacted())
+            && stretch > self.state.stretch_max()
+            && reader::is_worth_all(stretch, self.bytes as u64)
+    }
+
+    /// Takes what a sealed file has. Whether there is room for more.
+    fn take_run(&mut self, home: Home<'_>) -> bool {
+        let entries = home.run.entries(home.section);
+        let first = entries.partition_point(|entry| entry.next() <= self.next.0);
+        let is_all = entries[first..].iter().all(|entry| self.take(entry, Some(home)));
+        if is_all {
             self.next = self.next.max(Offset(home.run.end).min(self.limit));
         }
+        is_all && self.bytes < self.bytes_max && self.next < self.limit
+    }
+
+    /// Takes live batches, from one on.
+    fn take_live(&mut self, stream: &Stream, first: usize) {
+        let _ = stream.live.range(first..).all(|entry| self.take(entry, None));
     }
 }
 
@@ -102,14 +126,21 @@ fn look(
     let mut taking = Taking { state, limit, bytes_max, wanted: Vec::new(), bytes: 0, next: from };
     if from < limit {
         match stream.place(from.0) {
-            Place::Live(first) => {
-                let _ = stream.live.range(first..).all(|entry| taking.take(entry, None));
-            }
-            Place::Run(run) => {
-                let Some(section) = sections.get(&run.index.base) else {
-                    return Ok(Found::In(run));
-                };
-                taking.take_run(from, Home { run: &run, section });
+            Place::Live(first) => taking.take_live(stream, first),
+            Place::Run(first) => {
+                let mut goes_on = true;
+                for run in stream.runs[first..].iter().take(request.files_max) {
+                    let Some(section) = sections.get(&run.index.base) else {
+                        return Ok(Found::In(run.clone()));
+                    };
+                    goes_on = taking.take_run(Home { run, section });
+                    if !goes_on {
+                        break;
+                    }
+                }
+                if goes_on && stream.runs.len() < first + request.files_max {
+                    taking.take_live(stream, 0);
+                }
             }
         }
     }
@@ -151,7 +182,7 @@ impl Shared {
             let found = look(&self.state.lock(), number, &request, &sections)?;
             match found {
                 Found::Batches { wanted, aborted, next, bounds } => {
-                    let batches = reader::fetch(partition, &wanted)?;
+                    let batches = reader::fetch(partition, &wanted, &self.blocks)?;
                     let entries = wanted.iter().map(|wanted| wanted.entry).collect();
                     let batches = Batches { batches, aborted, next, bounds };
                     return Ok(Read { entries, batches });
@@ -171,7 +202,7 @@ impl Shared {
             Found::Batches { wanted, aborted, next, bounds }
                 if wanted.iter().all(Wanted::is_hot) =>
             {
-                let batches = reader::fetch(partition, &wanted)?;
+                let batches = reader::fetch(partition, &wanted, &self.blocks)?;
                 Ok(Some(Batches { batches, aborted, next, bounds }))
             }
             _ => Ok(None),
@@ -222,7 +253,8 @@ impl Log for EmbeddedLog {
         bytes_max: usize,
         isolation: Isolation,
     ) -> Result<Batches, ReadError> {
-        let request = Request { partition, from, to, bytes_max, isolation };
+        let files_max = FILES_MAX;
+        let request = Request { partition, from, to, bytes_max, isolation, files_max };
         let mut read = self.shared.read(request)?.batches;
         if isolation == Isolation::Appended {
             read.batches.retain(|batch| is_visible(batch, &read.aborted));

@@ -1,13 +1,14 @@
 //! The embedded log: the journal of this node behind the [`Log`] door.
 //!
-//! This module joins the parts: it opens a directory, runs the two threads and answers calls.
+//! This module joins the parts: it opens a directory, runs the threads and answers calls.
 //! What is decided is decided in `sequencer`, `meta`, `producers`, `transactions`, `settings` and
 //! `journal::recovery`.
 //!
 //! Threads:
 //! * the writer takes what waits, writes it, syncs it, publishes it (`write_step`);
 //! * the keeper makes the next file ready, writes indexes of sealed files, drops what is too old
-//!   (`retention`), compacts (`compaction`) and gives dead files back (`keep_step`, in `keeper`).
+//!   (`retention`), compacts (`compaction`) and gives dead files back (`keep_step`, in `keeper`);
+//! * the reader reads old blocks before somebody needs them (`blocks`).
 //!
 //! A log opened with [`EmbeddedLog::open_stepped`] has no threads: whoever holds it calls
 //! [`EmbeddedLog::step`], and blocking calls step by themselves. So a test decides what happens
@@ -29,8 +30,9 @@ use parking_lot::{Condvar, Mutex, ReentrantMutex, RwLock};
 use tokio::sync::watch;
 
 use crate::{
+    blocks::Blocks,
     contract::{Appended, Batches, Group, Isolation, Log, Ticket, TopicSpec},
-    door::Request,
+    door::{FILES_MAX, Request},
     error::{AppendError, OpenError, ReadError, TopicError, TrimError},
     group,
     meta::{Change, Meta, Topic},
@@ -73,6 +75,7 @@ pub(crate) struct Shared {
     pub(crate) appended: watch::Sender<JournalPosition>,
     pub(crate) durable: watch::Sender<JournalPosition>,
     pub(crate) sections: Sections,
+    pub(crate) blocks: Blocks,
     pub(crate) stepped: bool,
     /// Held by who steps, on whichever thread; a step may have to wait for others.
     pub(crate) stepping: ReentrantMutex<()>,
@@ -84,14 +87,16 @@ impl EmbeddedLog {
     /// Opens the log in a data directory, made if absent, and starts its threads.
     pub fn open(env: &Env, dir: &Path, options: LogOptions) -> Result<Self, OpenError> {
         let log = Self::open_stepped_as(env, dir, options, false)?;
-        let spawn = |name: &str, run: fn(&Shared)| {
+        let spawn = |name: &str, run: Box<dyn FnOnce(&Shared) + Send>| {
             let shared = log.shared.clone();
             let thread = thread::Builder::new().name(name.to_owned());
             thread.spawn(move || run(&shared)).map_err(|error| OpenError::io(dir, error))
         };
+        let ahead = log.shared.blocks.open();
         let threads = vec![
-            spawn("journal-writer", Shared::run_writer)?,
-            spawn("journal-keeper", Shared::run_keeper)?,
+            spawn("journal-writer", Box::new(Shared::run_writer))?,
+            spawn("journal-keeper", Box::new(Shared::run_keeper))?,
+            spawn("journal-reader", Box::new(move |shared| shared.blocks.run(&ahead)))?,
         ];
         *log.threads.lock() = threads;
         Ok(log)
@@ -242,8 +247,8 @@ impl EmbeddedLog {
         bytes_max: usize,
         isolation: Isolation,
     ) -> Result<Option<Batches>, ReadError> {
-        let to = Offset(i64::MAX);
-        self.shared.read_hot(&Request { partition, from, to, bytes_max, isolation })
+        let (to, files_max) = (Offset(i64::MAX), FILES_MAX);
+        self.shared.read_hot(&Request { partition, from, to, bytes_max, isolation, files_max })
     }
 
     /// The first durable record with a timestamp at or after `time`: its offset and timestamp.
@@ -285,6 +290,7 @@ impl EmbeddedLog {
     /// stays readable. A second call does nothing.
     pub fn shutdown(&self) {
         self.shared.close();
+        self.shared.blocks.close();
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             // A thread that panicked has said so already.

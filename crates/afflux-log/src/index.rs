@@ -155,8 +155,8 @@ pub(crate) type SectionsRead = HashMap<u64, Arc<Section>>;
 /// Where to look for something.
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// In the entries of a sealed file.
-    Run(Run),
+    /// In the entries of a sealed file: from this run on.
+    Run(usize),
     /// In `live`, from this index on.
     Live(usize),
 }
@@ -204,10 +204,10 @@ impl Stream {
     /// Where the batch is that holds an offset, or the first one behind it.
     pub(crate) fn place(&self, offset: i64) -> Place {
         let run = self.runs.partition_point(|run| run.end <= offset);
-        match self.runs.get(run) {
-            Some(run) => Place::Run(run.clone()),
-            None => Place::Live(self.live.partition_point(|entry| entry.next() <= offset)),
+        if run < self.runs.len() {
+            return Place::Run(run);
         }
+        Place::Live(self.live.partition_point(|entry| entry.next() <= offset))
     }
 
     /// Where the partition ended at a cut of the journal; a run, if its entries are needed.

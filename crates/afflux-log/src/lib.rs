@@ -20,12 +20,14 @@
 //! | `compaction` | of all records with one key the newest stays |
 //! | `index`, `hot` | where batches lie; pure |
 //! | `reader` | batches from memory or disk |
+//! | `blocks` | what was read of sealed files last |
 //! | `memory` | what frames and batches lie in, used over and over |
 //! | `keeper` | next file, index files, dead files |
 //! | `journal` | the files and their bytes |
 //! | `repair` | reads a whole journal, and cuts what is corrupt out of it |
 
 mod admin;
+mod blocks;
 mod compaction;
 mod contract;
 mod door;

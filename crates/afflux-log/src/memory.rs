@@ -38,8 +38,22 @@ fn number_for(bytes: usize) -> Option<usize> {
     (first..SIZES.min(first + STEPS + 1)).find(|number| bytes <= size(*number))
 }
 
+/// A buffer of so many bytes, whatever they are.
+pub(crate) fn take_filled(bytes: usize) -> Vec<u8> {
+    let mut buffer = take_used(bytes);
+    buffer.resize(bytes, 0);
+    buffer
+}
+
 /// An empty buffer with room for so many bytes.
 pub(crate) fn take(bytes: usize) -> Vec<u8> {
+    let mut buffer = take_used(bytes);
+    buffer.clear();
+    buffer
+}
+
+/// A buffer with room for so many bytes, and what was in it last.
+fn take_used(bytes: usize) -> Vec<u8> {
     let Some(number) = number_for(bytes) else { return Vec::with_capacity(bytes) };
     let mut kept = KEPT.lock();
     match kept.by_size[number].pop() {
@@ -70,9 +84,8 @@ impl AsRef<[u8]> for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let mut buffer = std::mem::take(&mut self.0);
+        let buffer = std::mem::take(&mut self.0);
         let Some(number) = number_for(buffer.capacity()) else { return };
-        buffer.clear();
         let mut kept = KEPT.lock();
         if kept.bytes + buffer.capacity() <= KEPT_BYTES_MAX {
             kept.bytes += buffer.capacity();

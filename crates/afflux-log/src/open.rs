@@ -28,6 +28,7 @@ use parking_lot::{Condvar, Mutex, ReentrantMutex, RwLock};
 use tokio::sync::watch;
 
 use crate::{
+    blocks::Blocks,
     compaction::Compaction,
     contract::{Entry, Group},
     embedded::Shared,
@@ -193,6 +194,7 @@ pub(crate) fn open(
         dir: journal_dir,
         journal,
         sections: Sections::new(options.index_cache_bytes),
+        blocks: Blocks::new(&options),
         retention: Mutex::new(Retention::begin_at(due)),
         compaction: Mutex::new(Compaction::begin_at(due)),
         options,

@@ -23,6 +23,10 @@ pub struct LogOptions {
     pub in_flight_bytes_max: usize,
     /// Bytes of the journal's newest frames that are kept in memory.
     pub hot_bytes: usize,
+    /// Bytes of a sealed file that are read at once.
+    pub block_bytes: u64,
+    /// Bytes of such blocks that are kept in memory.
+    pub block_cache_bytes: usize,
     /// Bytes of older index sections that are kept in memory.
     pub index_cache_bytes: usize,
     /// What must stay free on the disk after a new journal file.
@@ -55,6 +59,8 @@ impl Default for LogOptions {
             group_bytes_max: 512 << 20,
             in_flight_bytes_max: 64 << 20,
             hot_bytes: 32 << 20,
+            block_bytes: 1 << 20,
+            block_cache_bytes: 64 << 20,
             index_cache_bytes: 16 << 20,
             free_bytes_min: 64 << 20,
             bytes_max: None,

@@ -2,14 +2,15 @@
 //!
 //! 1. Under the sequencer's lock the index is asked and what is hot is taken, shared. For the
 //!    rest only files and places are noted.
-//! 2. Without the lock, the system is told of the stretch of a file in which the batches lie, if
-//!    enough of it is wanted: batches of one partition lie scattered between those of others, and
-//!    many small reads of what is not in memory would take a disk's round trip each. What lies
-//!    near each other is read at once. Every batch read from disk is checked: its offset, its
-//!    checksum.
+//! 2. Without the lock, much that is old is read in whole blocks, which others may want too
+//!    (`blocks`): batches of one partition lie scattered between those of others, and many small
+//!    reads would take a disk's round trip each.
+//! 3. Other places are read through the system's cache: what lies near each other at once, and the
+//!    system is told of the stretch of a file in which all of it lies.
 //!
-//! Entries of sealed files come from their index file, through a small cache; such a read ends
-//! with the file, and the next one goes on behind it.
+//! Every batch read from disk is checked: its offset, its checksum.
+//!
+//! Entries of sealed files come from their index file, through a small cache.
 
 use std::{collections::VecDeque, io, sync::Arc};
 
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
+    blocks::Blocks,
     error::ReadError,
     index::{IndexEntry, Run, WHOLE},
     journal::{IndexFile, JournalFile, Section},
@@ -32,9 +34,14 @@ const GAP_BYTES_MAX: u64 = 16 << 10;
 /// The most that one call reads, unless one batch is larger.
 const SPAN_BYTES_MAX: u64 = 1 << 20;
 
-/// A stretch is announced if at least one byte in so many of it is wanted. What is read for the
+/// All of a stretch is read if at least one byte in so many of it is wanted. What is read for the
 /// others stays in memory for the readers of other partitions, who come the same way.
 const SPARSE_MAX: u64 = 64;
+/// An answer keeps the blocks that it is in if at least one byte in so many is wanted, or else is
+/// copied.
+const DENSE_MAX: u64 = 2;
+/// From this part of a block on it is worth it to read whole blocks.
+const BLOCK_PART_MIN: u64 = 16;
 
 /// Who reads this much of a partition at once comes back for what follows,
 const AHEAD_FROM_BYTES: u64 = 256 << 10;
@@ -55,6 +62,8 @@ pub(crate) struct Wanted {
     sources: Vec<Source>,
     /// Whether it lies in one piece, as it is to be read.
     is_whole: bool,
+    /// Whether its file is written no more.
+    is_sealed: bool,
 }
 
 impl Wanted {
@@ -100,97 +109,161 @@ pub(crate) fn want(
         let list = lists.get(entry.pieces as usize)?;
         list.iter().map(|p| source(state, p.position.0, p.bytes)).collect::<Option<_>>()?
     };
-    Some(Wanted { entry: *entry, sources, is_whole: place.is_some() })
+    Some(Wanted { entry: *entry, sources, is_whole: place.is_some(), is_sealed: home.is_some() })
 }
 
 /// Reads what was noted.
 pub(crate) fn fetch(
     partition: &TopicPartition,
     wanted: &[Wanted],
+    blocks: &Blocks,
 ) -> Result<Vec<Bytes>, ReadError> {
-    announce(wanted);
     let mut batches = Vec::with_capacity(wanted.len());
-    let mut at = 0;
-    while at < wanted.len() {
-        match &wanted[at].sources[..] {
-            [Source::Hot(bytes)] if wanted[at].is_whole => {
-                batches.push(bytes.clone());
-                at += 1;
-            }
-            [Source::Disk(file, from, bytes)] if wanted[at].is_whole => {
-                let near = near(&wanted[at..], file, *from, *bytes);
-                let places = || {
-                    wanted[at..at + near].iter().filter_map(|wanted| match &wanted.sources[..] {
-                        [Source::Disk(_, place, bytes)] => Some((wanted, *place, *bytes)),
-                        _ => None,
-                    })
+    let mut stretch: Option<Stretch<'_>> = None;
+    while let Some(first) = wanted.get(batches.len()) {
+        match &first.sources[..] {
+            [Source::Hot(bytes)] if first.is_whole => batches.push(bytes.clone()),
+            [Source::Disk(file, place, bytes)] if first.is_whole => {
+                let rest = &wanted[batches.len()..];
+                let stretch = match &mut stretch {
+                    Some(stretch) if stretch.file.id == file.id => stretch,
+                    other => other.insert(Stretch::begin(rest, file, blocks)),
                 };
-                let end =
-                    places().next_back().map_or(*from, |(_, at, bytes)| at + u64::from(bytes));
-                let span = read(file, *from, (end - from) as usize)?;
-                for (wanted, place, bytes) in places() {
-                    let start = (place - from) as usize;
-                    let batch = span.slice(start..start + bytes as usize);
-                    check(partition, &wanted.entry, (&batch, place), file)?;
-                    batches.push(batch);
+                match stretch.get(first, *place, *bytes, blocks)? {
+                    Some(batch) => {
+                        check(partition, &first.entry, (&batch, *place), file)?;
+                        batches.push(batch);
+                    }
+                    None => read_near(partition, rest, &mut batches)?,
                 }
-                at += near;
             }
-            _ => {
-                batches.push(join(partition, &wanted[at])?);
-                at += 1;
-            }
+            _ => batches.push(join(partition, first)?),
         }
     }
     Ok(batches)
 }
 
-/// Tells the system what will be read: now, unless that is done with one call anyway, and next.
-fn announce(wanted: &[Wanted]) {
-    let on_disk = wanted.iter().filter_map(|wanted| match &wanted.sources[..] {
-        [Source::Disk(file, at, bytes)] => Some((file, *at, u64::from(*bytes))),
-        _ => None,
-    });
-    let mut stretch: Option<(&Arc<JournalFile>, u64, u64, u64)> = None;
-    for (file, at, bytes) in on_disk {
-        // A read ends with the file that it began in; only a live index spans two.
-        stretch = match stretch {
-            Some((same, from, _, sum)) if same.base == file.base => {
-                Some((same, from, at + bytes, sum + bytes))
+/// Whether enough of a stretch is wanted to read all of it.
+pub(crate) fn is_worth_all(length: u64, wanted: u64) -> bool {
+    length <= wanted * SPARSE_MAX
+}
+
+/// Where in a file what is wanted from the disk lies, and how it is read.
+struct Stretch<'a> {
+    file: &'a Arc<JournalFile>,
+    from: u64,
+    to: u64,
+    /// How much of it is wanted.
+    bytes: u64,
+    in_blocks: bool,
+}
+
+impl<'a> Stretch<'a> {
+    /// That of a file, of which something is wanted.
+    fn begin(wanted: &'a [Wanted], file: &'a Arc<JournalFile>, blocks: &Blocks) -> Self {
+        let mut stretch = Self { file, from: u64::MAX, to: 0, bytes: 0, in_blocks: false };
+        for wanted in wanted {
+            if let [Source::Disk(same, at, bytes)] = &wanted.sources[..]
+                && same.id == file.id
+            {
+                let bytes = u64::from(*bytes);
+                stretch.from = stretch.from.min(*at);
+                stretch.to = stretch.to.max(at + bytes);
+                stretch.bytes += bytes;
             }
-            Some(other) => Some(other),
-            None => Some((file, at, at + bytes, bytes)),
-        };
+        }
+        let is_sealed = wanted.first().is_some_and(|wanted| wanted.is_sealed);
+        let is_much =
+            stretch.bytes >= blocks.block_bytes / BLOCK_PART_MIN && stretch.is_worth_all();
+        stretch.in_blocks = is_sealed && (is_much || blocks.has(file, stretch.from));
+        if stretch.in_blocks {
+            blocks.will_read(file, stretch.from, stretch.ahead());
+        } else {
+            stretch.announce();
+        }
+        stretch
     }
-    if let Some((file, from, to, bytes)) = stretch {
-        let length = to - from;
-        let goes_on = bytes >= AHEAD_FROM_BYTES;
-        let ahead = if goes_on { length.min(AHEAD_BYTES_MAX) } else { 0 };
-        if (goes_on || length > bytes) && length <= bytes * SPARSE_MAX {
-            file.will_read(from, length + ahead);
+
+    /// A batch, if it is there or is to be read in blocks.
+    fn get(
+        &mut self,
+        wanted: &Wanted,
+        place: u64,
+        bytes: u32,
+        blocks: &Blocks,
+    ) -> Result<Option<Bytes>, ReadError> {
+        if !self.in_blocks || !wanted.is_sealed {
+            return Ok(None);
+        }
+        let got = blocks.get(self.file, place, bytes as usize);
+        let got = got.map_err(|error| failed(self.file, error))?;
+        if got.is_none() {
+            self.in_blocks = false;
+            self.announce();
+        }
+        // What is kept for a client that is slow to take it is not much more than it.
+        let is_dense = self.length() <= self.bytes * DENSE_MAX;
+        Ok(got.map(|batch| if is_dense { batch } else { copied(&batch) }))
+    }
+
+    fn length(&self) -> u64 {
+        self.to - self.from
+    }
+
+    fn is_worth_all(&self) -> bool {
+        is_worth_all(self.length(), self.bytes)
+    }
+
+    /// Where what will be read ends: now, and next.
+    fn ahead(&self) -> u64 {
+        let goes_on = self.bytes >= AHEAD_FROM_BYTES;
+        self.to + if goes_on { self.length().min(AHEAD_BYTES_MAX) } else { 0 }
+    }
+
+    /// Tells the system what will be read, unless that is done with one call anyway.
+    fn announce(&self) {
+        let ahead = self.ahead();
+        if (ahead > self.to || self.length() > self.bytes) && self.is_worth_all() {
+            self.file.will_read(self.from, ahead - self.from);
         }
     }
 }
 
-/// How many of the wanted batches can be read at once with the first.
-fn near(wanted: &[Wanted], file: &Arc<JournalFile>, from: u64, bytes: u32) -> usize {
-    let mut end = from + u64::from(bytes);
-    let mut count = 1;
-    for next in &wanted[1..] {
-        match &next.sources[..] {
-            [Source::Disk(same, at, bytes)]
-                if next.is_whole
-                    && same.base == file.base
-                    && *at <= end + GAP_BYTES_MAX
-                    && at + u64::from(*bytes) - from <= SPAN_BYTES_MAX =>
-            {
-                end = at + u64::from(*bytes);
-                count += 1;
+/// Reads the first of the wanted batches and what lies near it with one call.
+fn read_near(
+    partition: &TopicPartition,
+    wanted: &[Wanted],
+    batches: &mut Vec<Bytes>,
+) -> Result<(), ReadError> {
+    let places: Vec<_> = wanted
+        .iter()
+        .map_while(|wanted| match &wanted.sources[..] {
+            [Source::Disk(file, at, bytes)] if wanted.is_whole => {
+                Some((&wanted.entry, file, *at, u64::from(*bytes)))
             }
-            _ => break,
+            _ => None,
+        })
+        .collect();
+    let Some(&(_, file, from, bytes)) = places.first() else { return Ok(()) };
+    let mut end = from + bytes;
+    let mut count = 1;
+    for &(_, same, at, bytes) in &places[1..] {
+        let is_near =
+            same.id == file.id && at <= end + GAP_BYTES_MAX && at + bytes - from <= SPAN_BYTES_MAX;
+        if !is_near {
+            break;
         }
+        end = at + bytes;
+        count += 1;
     }
-    count
+    let span = read(file, from, (end - from) as usize)?;
+    for &(entry, _, place, bytes) in &places[..count] {
+        let start = (place - from) as usize;
+        let batch = span.slice(start..start + bytes as usize);
+        check(partition, entry, (&batch, place), file)?;
+        batches.push(batch);
+    }
+    Ok(())
 }
 
 fn read(file: &JournalFile, at: u64, bytes: usize) -> Result<Bytes, ReadError> {
@@ -205,8 +278,18 @@ fn read_onto(
     at: u64,
     bytes: usize,
 ) -> Result<(), ReadError> {
-    file.read_onto(buf, bytes, at)
-        .map_err(|source| ReadError::Io { path: file.path.clone(), source: Arc::new(source) })
+    file.read_onto(buf, bytes, at).map_err(|error| failed(file, error))
+}
+
+fn failed(file: &JournalFile, error: io::Error) -> ReadError {
+    ReadError::Io { path: file.path.clone(), source: Arc::new(error) }
+}
+
+/// The same bytes in memory of their own.
+fn copied(bytes: &[u8]) -> Bytes {
+    let mut copy = memory::take(bytes.len());
+    copy.extend_from_slice(bytes);
+    memory::share(copy)
 }
 
 /// Joins the pieces of a staged batch. Its offset was not known when they were written.

@@ -196,6 +196,15 @@ impl Sequencer {
         self.in_flight_bytes
     }
 
+    /// How far the sealed batches of one answer may lie from each other: half of what is kept of
+    /// such blocks.
+    pub(crate) fn stretch_max(&self) -> u64 {
+        match self.options.block_cache_bytes as u64 / 2 {
+            0 => u64::MAX,
+            half => half,
+        }
+    }
+
     /// Where the file behind the present one begins.
     pub(crate) fn next_base(&self) -> u64 {
         self.file.end()

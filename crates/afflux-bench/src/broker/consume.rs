@@ -1,9 +1,9 @@
 //! Consuming: what is in memory, and what is not.
 //!
 //! * Hot: a topic that the newest bytes in memory hold, read over and over.
-//! * Cold: a larger one, read once after the system was told to forget its pages of every file
-//!   below the brokers' directories. What a broker keeps itself stays, which for ours is the
-//!   newest 32 MiB.
+//! * Cold: a larger one, another in each round, read once after the system was told to forget its
+//!   pages of every file below the brokers' directories. What a broker keeps itself stays, which for
+//!   ours is the newest 32 MiB.
 //!
 //! The raw loop sends a file of the same size through a socket, forgotten before if cold.
 
@@ -56,12 +56,20 @@ fn one(
     let dir = bench.settings.dir.clone();
     let length = if is_cold { Duration::ZERO } else { bench.length };
     let sides = bench.sides(&SIDES, |side| side.1);
-    let mut filled = None;
+    let (mut file, mut filled) = (None, None);
     let outcome = results.case(name, |round| {
         let brokers = bench.brokers()?;
-        let (topics, file) = match &filled {
+        let file = match &file {
+            Some(file) => file,
+            None => file.insert(raw::filled(&dir.join("sent"), bytes)?),
+        };
+        // Who has read a topic may remember it, and is not cold.
+        if is_cold && let Some(topics) = filled.take() {
+            remove(brokers, topics)?;
+        }
+        let topics = match &filled {
             Some(filled) => filled,
-            None => filled.insert(fill(brokers, &sides, (case, bytes), &dir)?),
+            None => filled.insert(fill(brokers, &sides, (case, bytes))?),
         };
         let forget = || if is_cold { forget(&dir) } else { Ok(()) };
         let mut figures = in_turn(round, &sides, |(side, which)| {
@@ -76,8 +84,8 @@ fn one(
         figures.insert(RAW.to_owned(), raw::send_file(file, bytes, length)?);
         Ok(figures)
     });
-    if let (Some((topics, _)), Some(brokers)) = (filled, &bench.brokers) {
-        topics.iter().try_for_each(|(which, topic)| brokers.remove(*which, topic))?;
+    if let (Some(topics), Some(brokers)) = (filled, &bench.brokers) {
+        remove(brokers, topics)?;
         fs::remove_file(dir.join("sent"))?;
     }
     let figures = outcome?;
@@ -98,13 +106,16 @@ fn topic_of(topics: &Topics, which: Which) -> Result<&str> {
     found.map(|(_, topic)| topic.as_str()).context("a side without a topic")
 }
 
-/// Fills a topic of each broker and the raw loop's file.
+fn remove(brokers: &Brokers, topics: Topics) -> Result<()> {
+    topics.iter().try_for_each(|(which, topic)| brokers.remove(*which, topic))
+}
+
+/// Fills a topic of each broker.
 fn fill(
     brokers: &mut Brokers,
     sides: &[(&str, Which)],
     (case, bytes): (Case, u64),
-    dir: &Path,
-) -> Result<(Topics, File)> {
+) -> Result<Topics> {
     let mut filled = |which| -> Result<String> {
         let topic = brokers.create(which, case.partitions, &[])?;
         let load = Load::new(&topic, case.partitions, case.record_bytes)?;
@@ -115,9 +126,8 @@ fn fill(
     // Ours last, as the newest bytes in its memory are those of any topic.
     let topics = sides.iter().rev().map(|(_, which)| Ok((*which, filled(*which)?)));
     let topics = topics.collect::<Result<_>>()?;
-    let file = raw::filled(&dir.join("sent"), bytes)?;
     settle();
-    Ok((topics, file))
+    Ok(topics)
 }
 
 /// Tells the system to forget its pages of all files below a directory. What a broker removes

@@ -36,6 +36,8 @@ pub(crate) fn log_options() -> LogOptions {
         whole_group_bytes_max: 700,
         chunk_bytes: 256,
         hot_bytes: 16 << 10,
+        block_bytes: 4 << 10,
+        block_cache_bytes: 16 << 10,
         index_cache_bytes: 4 << 10,
         free_bytes_min: 0,
         spares_max: 2,

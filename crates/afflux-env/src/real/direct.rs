@@ -11,12 +11,14 @@
 //! 3. A write that begins within a page writes the page's beginning again: it is remembered from
 //!    the last write, or read. As the bytes are the same, a crash can not harm them, no more than
 //!    a write through the cache, which writes whole pages too.
-//! 4. A write that ends within a page goes through the cache; so does everything where the file
+//! 4. Much is read past the cache too, if its reader asks for that; all else through it.
+//! 5. A write that ends within a page goes through the cache; so does everything where the file
 //!    system knows no other way.
 
 use std::{
     cell::RefCell,
     fs, io,
+    ops::Range,
     os::unix::fs::FileExt,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
@@ -114,6 +116,28 @@ impl DirectFile {
         })
     }
 
+    /// Reads whole pages to where `buf` is aligned, and says where in it the bytes are.
+    fn read_pages(&self, buf: &mut [u8], bytes: usize, position: u64) -> io::Result<Range<usize>> {
+        let head = position as usize % PAGE;
+        let start = buf.as_ptr().align_offset(PAGE);
+        let wanted = head + bytes;
+        let space = &mut buf[start..start + wanted.next_multiple_of(PAGE)];
+        let mut filled = 0;
+        while filled < wanted {
+            let at = position - head as u64 + filled as u64;
+            match self.direct.read_at(&mut space[filled..], at) {
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            // A file's end is the only place where a read ends so.
+            if filled < wanted && (filled == 0 || !filled.is_multiple_of(PAGE)) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(start + head..start + wanted)
+    }
+
     /// The page that a write begins in, known up to where it begins.
     fn first_page(&self, last: Option<Box<Page>>, position: u64) -> io::Result<Box<Page>> {
         let head = position as usize % PAGE;
@@ -134,6 +158,17 @@ impl File for DirectFile {
 
     fn read_onto(&self, buf: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<()> {
         self.cached.read_onto(buf, bytes, position)
+    }
+
+    fn read_direct(&self, buf: &mut [u8], bytes: usize, position: u64) -> io::Result<Range<usize>> {
+        if !self.refused.load(Ordering::Relaxed) {
+            match self.read_pages(buf, bytes, position) {
+                Ok(read) => return Ok(read),
+                Err(error) if error.kind() != io::ErrorKind::InvalidInput => return Err(error),
+                Err(_) => self.refused.store(true, Ordering::Relaxed),
+            }
+        }
+        self.cached.read_direct(buf, bytes, position)
     }
 
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
@@ -182,7 +217,7 @@ impl File for DirectFile {
 mod tests {
     use proptest::prelude::*;
 
-    use crate::{Disk as _, OpenMode, real::RealDisk};
+    use crate::{DIRECT_SLACK_BYTES, Disk as _, OpenMode, real::RealDisk};
 
     const PAGE: u64 = super::PAGE as u64;
 
@@ -216,6 +251,11 @@ mod tests {
             let mut got = vec![0; expected.len()];
             file.read_exact_at(&mut got, 0).unwrap();
             assert!(got == expected, "write {n}");
+            // And past the cache, from within a page to within another.
+            let (from, to) = (n * 1_111 % 9_000, expected.len() - n * 777 % 9_000);
+            let mut buf = vec![0; expected.len() + DIRECT_SLACK_BYTES];
+            let read = file.read_direct(&mut buf, to - from, from as u64).unwrap();
+            assert!(buf[read] == expected[from..to], "write {n}");
         }
         file.sync_data().unwrap();
         assert!(std::fs::read(&path).unwrap() == expected);
@@ -234,6 +274,29 @@ mod tests {
         ) {
             check(&writes);
         }
+    }
+
+    #[test]
+    fn a_file_is_read_past_the_cache_up_to_its_end_and_not_behind_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.open(&dir.path().join("f"), OpenMode::CreateDirect).unwrap();
+        let content: Vec<u8> = (0..3 * PAGE + 100).map(|i| (i / 7) as u8).collect();
+        file.write_all_at(&content, 0).unwrap();
+        for bytes in [1, 100, 4096, content.len() - 10] {
+            let mut buf = vec![0; bytes + DIRECT_SLACK_BYTES];
+            let read = file.read_direct(&mut buf, bytes, 10).unwrap();
+            assert_eq!(buf[read], content[10..10 + bytes]);
+            for from in [content.len() - bytes + 1, content.len() + 5_000] {
+                let error = file.read_direct(&mut buf, bytes, from as u64).unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+            }
+        }
+        // That was no reason to go through the cache from now on.
+        let mut buf = vec![0; 4096 + DIRECT_SLACK_BYTES];
+        assert_eq!(
+            file.read_direct(&mut buf, 4096, 0).unwrap().start % 4096,
+            buf.as_ptr().align_offset(4096) % 4096
+        );
     }
 
     #[test]

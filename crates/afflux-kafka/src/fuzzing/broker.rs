@@ -62,6 +62,8 @@ pub(crate) fn alone(sim: &Sim, options: Options) -> Arc<Broker> {
     let log_options = LogOptions {
         file_bytes: 64 << 10,
         first_file_bytes: 64 << 10,
+        block_bytes: 4 << 10,
+        block_cache_bytes: 16 << 10,
         write_bytes_max: 16 << 10,
         whole_group_bytes_max: 8 << 10,
         chunk_bytes: 4 << 10,

@@ -114,6 +114,8 @@ impl Pass {
             to: Offset(self.filter.upper),
             bytes_max: STEP_BYTES,
             isolation: Isolation::Committed,
+            // What is written may end with a file.
+            files_max: 1,
         })
     }
 

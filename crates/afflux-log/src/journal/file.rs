@@ -21,11 +21,14 @@
 use std::{
     fmt, io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
-use afflux_env::{Disk, File, OpenMode};
+use afflux_env::{DIRECT_SLACK_BYTES, Disk, File, OpenMode};
 use afflux_types::Incarnation;
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::memory;
 
 /// Bytes in front of a file's frames.
 pub(crate) const FIRST_PAGE: u64 = 4096;
@@ -102,8 +105,13 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     afflux_record::frame::crc32c(bytes)
 }
 
+/// Tells files apart that have, or had, the same place.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
 /// A file in use.
 pub(crate) struct JournalFile {
+    /// No other has it that this process opened.
+    pub(crate) id: u64,
     /// Its first position.
     pub(crate) base: u64,
     /// Its length.
@@ -141,6 +149,10 @@ pub(crate) fn spare_number(path: &Path) -> Option<u64> {
     u64::from_str_radix(name, 16).ok()
 }
 
+fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
 impl JournalFile {
     /// Makes a spare full of zeros. Its name is durable once it comes into use.
     pub(crate) fn make_spare(disk: &dyn Disk, path: &Path, capacity: u64) -> io::Result<()> {
@@ -174,7 +186,8 @@ impl JournalFile {
         let path = path_of(dir, identity.base);
         disk.rename(spare, &path)?;
         disk.sync_dir(dir)?;
-        Ok(Self { base: identity.base, capacity: identity.capacity, path, file })
+        let Identity { base, capacity, .. } = identity;
+        Ok(Self { id: next_id(), base, capacity, path, file })
     }
 
     /// Opens a file that is in use, and reads what its first page says.
@@ -187,7 +200,8 @@ impl JournalFile {
         let capacity = file.len()?;
         let mut page = vec![0; FIRST_PAGE.min(capacity) as usize];
         file.read_exact_at(&mut page, 0)?;
-        Ok((Self { base, capacity, path: path.to_owned(), file }, Identity::decode(&page)))
+        let file = Self { id: next_id(), base, capacity, path: path.to_owned(), file };
+        Ok((file, Identity::decode(&page)))
     }
 
     /// Whether a file that was opened is what its first page and its name say, or what is wrong.
@@ -215,6 +229,13 @@ impl JournalFile {
     /// Reads at a journal position, behind what `buf` holds.
     pub(crate) fn read_onto(&self, buf: &mut Vec<u8>, bytes: usize, at: u64) -> io::Result<()> {
         self.file.read_onto(buf, bytes, at - self.base)
+    }
+
+    /// Reads at a journal position, past the system's cache if there is a way.
+    pub(crate) fn read_block(&self, at: u64, bytes: usize) -> io::Result<Bytes> {
+        let mut buf = memory::take_filled(bytes + DIRECT_SLACK_BYTES);
+        let read = self.file.read_direct(&mut buf, bytes, at - self.base)?;
+        Ok(memory::share(buf).slice(read))
     }
 
     /// Tells that these bytes will be read soon.

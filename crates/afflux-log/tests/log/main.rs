@@ -1,6 +1,7 @@
 //! The embedded log on the simulated seam.
 
 mod basics;
+mod blocks;
 mod compaction;
 mod compaction_rules;
 mod crash;

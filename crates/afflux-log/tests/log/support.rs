@@ -25,6 +25,8 @@ pub(crate) fn options() -> LogOptions {
         whole_group_bytes_max: 8 << 10,
         chunk_bytes: 4 << 10,
         hot_bytes: 16 << 10,
+        block_bytes: 4 << 10,
+        block_cache_bytes: 16 << 10,
         index_cache_bytes: 4 << 10,
         free_bytes_min: 0,
         spares_max: 2,

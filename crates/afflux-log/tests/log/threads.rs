@@ -16,6 +16,8 @@ fn small() -> LogOptions {
         whole_group_bytes_max: 64 << 10,
         chunk_bytes: 32 << 10,
         hot_bytes: 128 << 10,
+        block_bytes: 4 << 10,
+        block_cache_bytes: 16 << 10,
         ..LogOptions::default()
     }
 }

@@ -1,0 +1,206 @@
+//! Blocks of sealed journal files, read past the system's cache and kept for a while.
+//!
+//! Batches of one partition lie scattered between those of others. Who reads old ones reads whole
+//! blocks, and finds the next partition's batches in memory, or the next reader does. Through the
+//! system's cache each block would cost the pages that it lies in there, which take longer than the
+//! disk where memory is handed out late, and a copy (decision 0006).
+//!
+//! 1. The last used blocks are kept, as many as [`crate::LogOptions::block_cache_bytes`] has room
+//!    for. Who wants one that somebody reads already waits for it.
+//! 2. A block that had to go and is wanted again is not read once more: so much is read here and
+//!    there that it does not fit. It is for the system's cache then, which takes all the memory that
+//!    nobody else needs. So nothing is read past it more than once in a while, however many readers
+//!    there are.
+//!
+//! 3. A thread of its own reads along with who reads much, and a little ahead: the disk is busy
+//!    while the last answer is sent.
+//!
+//! A block never changes: a sealed file is written no more, and one that is made anew of its bytes
+//! is another file.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::{journal::JournalFile, memory, options::LogOptions};
+
+/// So many blocks that had to go are remembered.
+const LEFT_MAX: usize = 4096;
+
+/// So many blocks wait to be read by the thread; more are not worth waiting for.
+const AHEAD_MAX: usize = 32;
+
+/// A file and a block's number in it.
+type Key = (u64, u64);
+/// A block, once it was read.
+type Slot = Arc<Mutex<Option<Bytes>>>;
+
+/// What the thread is to read.
+type Ahead = (Arc<JournalFile>, u64);
+
+/// The blocks that were read last.
+#[derive(Debug)]
+pub(crate) struct Blocks {
+    known: Mutex<Known>,
+    kept_max: usize,
+    /// Bytes of a block.
+    pub(crate) block_bytes: u64,
+    /// To the thread, while there is one.
+    ahead: Mutex<Option<SyncSender<Ahead>>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The last used first.
+    kept: VecDeque<(Key, Slot)>,
+    /// Those that had to go, the last first.
+    left: VecDeque<Key>,
+}
+
+impl Blocks {
+    pub(crate) fn new(options: &LogOptions) -> Self {
+        let block_bytes = options.block_bytes;
+        let kept_max = options.block_cache_bytes / block_bytes as usize;
+        Self { known: Mutex::default(), kept_max, block_bytes, ahead: Mutex::default() }
+    }
+
+    /// What the thread runs on.
+    pub(crate) fn open(&self) -> Receiver<Ahead> {
+        let (sender, receiver) = sync_channel(AHEAD_MAX);
+        *self.ahead.lock() = Some(sender);
+        receiver
+    }
+
+    /// Ends the thread.
+    pub(crate) fn close(&self) {
+        self.ahead.lock().take();
+    }
+
+    /// Reads what will be wanted, until the end.
+    pub(crate) fn run(&self, wanted: &Receiver<Ahead>) {
+        for (file, number) in wanted {
+            // Who wants it really tries again, and tells.
+            let _ = self.block(&file, number);
+        }
+    }
+
+    /// Tells that these bytes of a sealed file will be read.
+    pub(crate) fn will_read(&self, file: &Arc<JournalFile>, from: u64, to: u64) {
+        let ahead = self.ahead.lock();
+        let Some(ahead) = &*ahead else { return };
+        let to = to.min(file.end());
+        let numbers =
+            (from - file.base) / self.block_bytes..(to - file.base).div_ceil(self.block_bytes);
+        for number in numbers {
+            if !self.known.lock().is_kept((file.id, number))
+                && ahead.try_send((file.clone(), number)).is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Whether the block that a position lies in is here.
+    pub(crate) fn has(&self, file: &JournalFile, position: u64) -> bool {
+        let key = (file.id, (position - file.base) / self.block_bytes);
+        self.known.lock().is_kept(key)
+    }
+
+    /// Bytes of a sealed file, put together if they lie in several blocks; `None` if they are to be
+    /// read through the system's cache.
+    pub(crate) fn get(
+        &self,
+        file: &JournalFile,
+        position: u64,
+        bytes: usize,
+    ) -> io::Result<Option<Bytes>> {
+        let from = position - file.base;
+        let to = from + bytes as u64;
+        let mut joined = Vec::new();
+        for number in from / self.block_bytes..to.div_ceil(self.block_bytes) {
+            let Some(block) = self.block(file, number)? else { return Ok(None) };
+            let start = number * self.block_bytes;
+            let begin = from.saturating_sub(start) as usize;
+            let end = ((to - start) as usize).min(block.len());
+            if end - begin == bytes {
+                return Ok(Some(block.slice(begin..end)));
+            }
+            if joined.is_empty() {
+                joined = memory::take(bytes);
+            }
+            joined.extend_from_slice(&block[begin..end]);
+        }
+        Ok(Some(memory::share(joined)))
+    }
+
+    fn block(&self, file: &JournalFile, number: u64) -> io::Result<Option<Bytes>> {
+        let Some(slot) = self.known.lock().slot((file.id, number), self.kept_max) else {
+            return Ok(None);
+        };
+        // Whoever comes while it is read waits here, and for nothing else.
+        let mut slot = slot.lock();
+        if slot.is_none() {
+            let start = number * self.block_bytes;
+            let bytes = self.block_bytes.min(file.capacity.saturating_sub(start));
+            *slot = Some(file.read_block(file.base + start, bytes as usize)?);
+        }
+        Ok(slot.clone())
+    }
+}
+
+impl Known {
+    fn is_kept(&self, key: Key) -> bool {
+        self.kept.iter().any(|(kept, _)| *kept == key)
+    }
+
+    /// The place of a block, made for it unless it had to go lately.
+    fn slot(&mut self, key: Key, kept_max: usize) -> Option<Slot> {
+        if let Some(at) = self.kept.iter().position(|(kept, _)| *kept == key) {
+            let found = self.kept.remove(at)?;
+            let slot = found.1.clone();
+            self.kept.push_front(found);
+            return Some(slot);
+        }
+        if kept_max == 0 || self.left.contains(&key) {
+            return None;
+        }
+        let slot = Slot::default();
+        self.kept.push_front((key, slot.clone()));
+        if self.kept.len() > kept_max
+            && let Some((key, _)) = self.kept.pop_back()
+        {
+            self.left.push_front(key);
+            self.left.truncate(LEFT_MAX);
+        }
+        Some(slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_had_to_go_is_not_kept_again_until_it_is_forgotten() {
+        let mut known = Known::default();
+        let is_kept = |known: &mut Known, number| known.slot((1, number), 2).is_some();
+        assert!(is_kept(&mut known, 0) && is_kept(&mut known, 1) && is_kept(&mut known, 0));
+        // 1 was used longest ago.
+        assert!(is_kept(&mut known, 2) && is_kept(&mut known, 0));
+        assert!(!is_kept(&mut known, 1));
+        assert!(known.slot((2, 1), 2).is_some(), "a block of another file");
+        for number in 3..LEFT_MAX as u64 + 6 {
+            assert!(is_kept(&mut known, number));
+        }
+        assert_eq!((known.kept.len(), known.left.len()), (2, LEFT_MAX));
+        assert!(is_kept(&mut known, 1));
+    }
+}
