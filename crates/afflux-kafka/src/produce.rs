@@ -3,13 +3,13 @@
 //! A batch is checked where it lies in the request (header, length, checksum), then handed to the
 //! log as it is; nothing is copied or unpacked unless the topic's settings ask for it (`intake`).
 //! Each partition of a request is a group of its own, for each succeeds or fails by itself. The log
-//! takes the groups when the request is read, so that they keep the order of requests; the answer
+//! takes them together when the request is read, so that they keep the order of requests; the answer
 //! waits for its tickets alone, so that many requests of one connection share a sync. It keeps
 //! nothing of the request, whose memory is read into again (`connection`).
 
 use std::{cmp::Ordering, sync::Arc};
 
-use afflux_log::{Entry, Group, Log as _, Ticket, Topic};
+use afflux_log::{Entry, Log as _, Ticket, TicketSender, Topic};
 use afflux_record::batch;
 use afflux_types::{LeaderEpoch, Timestamp, TopicPartition};
 use bytes::Bytes;
@@ -55,6 +55,7 @@ pub(crate) fn start(broker: &Arc<Broker>, context: Context, request: ProduceRequ
     let refusal = (!is_known).then_some(ResponseError::InvalidRequiredAcks);
     let id = request.transactional_id.as_ref().map(|id| TransactionalId::from(&***id));
     let writing = id.map(|id| Writing::produce(id, context.version));
+    let mut batches = Vec::new();
     let topics: Vec<(TopicProduceResponse, Vec<Part>)> = request
         .topic_data
         .into_iter()
@@ -62,9 +63,12 @@ pub(crate) fn start(broker: &Arc<Broker>, context: Context, request: ProduceRequ
             let response = TopicProduceResponse::default()
                 .with_name(WireTopicName(text(&topic.name)))
                 .with_topic_id(topic.topic_id);
-            (response, append_topic(broker, &context, writing.as_ref(), topic, refusal))
+            let parts =
+                append_topic(broker, &context, writing.as_ref(), (topic, refusal), &mut batches);
+            (response, parts)
         })
         .collect();
+    broker.log.append_each(batches);
     let broker = Arc::clone(broker);
     Box::pin(async move {
         let mut answer = ProduceResponse::default();
@@ -97,8 +101,8 @@ fn append_topic(
     broker: &Broker,
     context: &Context,
     writing: Option<&Writing>,
-    request: TopicProduceData,
-    refusal: Option<ResponseError>,
+    (request, refusal): (TopicProduceData, Option<ResponseError>),
+    batches: &mut Vec<(Entry, TicketSender)>,
 ) -> Vec<Part> {
     let by_id = context.version >= 13;
     let topic =
@@ -117,7 +121,13 @@ fn append_topic(
                 (Some(partition), None) => check_changeable(&partition.topic)
                     .map_err(|(error, reason)| Refused::new(error, reason))
                     .and_then(|()| {
-                        append(broker, writing, topic.as_deref(), partition, data.records)
+                        append(
+                            broker,
+                            writing,
+                            topic.as_deref(),
+                            (partition, data.records),
+                            batches,
+                        )
                     }),
             };
             Part { index: data.index, partition, taken }
@@ -125,13 +135,13 @@ fn append_topic(
         .collect()
 }
 
-/// Checks one batch and hands it to the log.
+/// Checks one batch, and hands it to the log or puts it to those that are to be.
 fn append(
     broker: &Broker,
     writing: Option<&Writing>,
     topic: Option<&Topic>,
-    partition: &TopicPartition,
-    records: Option<Bytes>,
+    (partition, records): (&TopicPartition, Option<Bytes>),
+    batches: &mut Vec<(Entry, TicketSender)>,
 ) -> Result<Appending, Refused> {
     let batch = records.filter(|records| !records.is_empty()).ok_or_else(|| {
         Refused::new(ResponseError::InvalidRecord, "the request has no records for the partition")
@@ -160,7 +170,9 @@ fn append(
     let taken = intake::take(batch, &header, rules, broker.env.clock.now())?;
     let entry = Entry { partition: partition.clone(), batch: taken.batch };
     if !header.is_transactional() {
-        return Ok((broker.log.append(&Group { entries: vec![entry] }), taken.append_time));
+        let (sender, ticket) = Ticket::new();
+        batches.push((entry, sender));
+        return Ok((ticket, taken.append_time));
     }
     let writing = writing.ok_or_else(|| {
         let error = ResponseError::TransactionalIdAuthorizationFailed;

@@ -403,7 +403,7 @@ fn partitions_share_an_answer_in_which_not_all_have_room() {
     };
     // Who is alone gets all of it.
     assert!(matches!(sizes()[..], [8_000..=10_000, 0]), "{:?}", sizes());
-    // Half of it, and then what that left; one that does not fit in its part comes if there is room.
+    // Half of it, and the other what that left.
     let mut writer = Client::connect(&server);
     for size in [1_000, 5_500, 1_000] {
         writer.call(9, &produce("t", 1, batch(&[&"y".repeat(size)])));

@@ -15,6 +15,7 @@
 //! when.
 
 use std::{
+    borrow::Borrow,
     path::{Path, PathBuf},
     pin::pin,
     sync::{Arc, atomic::AtomicBool},
@@ -31,7 +32,7 @@ use tokio::sync::watch;
 
 use crate::{
     blocks::Blocks,
-    contract::{Appended, Batches, Group, Isolation, Log, Ticket, TopicSpec},
+    contract::{Appended, Batches, Entry, Group, Isolation, Log, Ticket, TicketSender, TopicSpec},
     door::{FILES_MAX, Request},
     error::{AppendError, OpenError, ReadError, TopicError, TrimError},
     group,
@@ -141,14 +142,36 @@ impl EmbeddedLog {
         expected: &[(TopicPartition, Offset)],
     ) -> Ticket {
         let (sender, ticket) = Ticket::new();
+        self.take([(group, sender)].into_iter(), expected);
+        ticket
+    }
+
+    /// Takes batches that have nothing to do with each other, in their order, as if each were
+    /// appended alone; the log's lock is taken, and those who wait for it are woken, once.
+    pub fn append_each(&self, batches: Vec<(Entry, TicketSender)>) {
+        let groups = batches.into_iter();
+        self.take(groups.map(|(entry, sender)| (Group { entries: vec![entry] }, sender)), &[]);
+    }
+
+    fn take(
+        &self,
+        groups: impl Iterator<Item = (impl Borrow<Group>, TicketSender)>,
+        expected: &[(TopicPartition, Offset)],
+    ) {
         let shared = &*self.shared;
         let time = shared.env.clock.now();
-        let prepared = group::prepare(&shared.meta.read(), &shared.options, group, expected, time);
-        match prepared {
-            Ok(prepared) => shared.submit(prepared, sender),
-            Err(error) => sender.resolve(Err(error)),
+        let meta = shared.meta.read();
+        let mut prepared = Vec::with_capacity(groups.size_hint().0);
+        for (group, sender) in groups {
+            match group::prepare(&meta, &shared.options, group.borrow(), expected, time) {
+                Ok(group) => prepared.push((group, sender)),
+                Err(error) => sender.resolve(Err(error)),
+            }
         }
-        ticket
+        drop(meta);
+        if !prepared.is_empty() {
+            shared.submit(prepared);
+        }
     }
 
     /// Resolves once the groups on their way to the disk take less memory than the limit.
@@ -321,10 +344,12 @@ impl Shared {
             .ok_or_else(|| ReadError::UnknownPartition(partition.clone()))
     }
 
-    fn submit(&self, prepared: group::Prepared, sender: crate::contract::TicketSender) {
+    fn submit(&self, groups: impl IntoIterator<Item = (group::Prepared, TicketSender)>) {
         let mut outcomes = Outcomes::new();
         let mut state = self.state.lock();
-        state.submit(prepared, sender, &mut outcomes);
+        for (group, sender) in groups {
+            state.submit(group, sender, &mut outcomes);
+        }
         let appended = state.groups_end;
         let has_work = state.has_work();
         let wants_file = state.next.is_none();
@@ -355,7 +380,7 @@ impl Shared {
     pub(crate) fn change(&self, change: &Change) -> Result<Appended, AppendError> {
         let (sender, ticket) = Ticket::new();
         let time = self.env.clock.now();
-        self.submit(crate::open::meta_group(&self.options, change, time)?, sender);
+        self.submit([(crate::open::meta_group(&self.options, change, time)?, sender)]);
         self.settle(ticket)
     }
 
