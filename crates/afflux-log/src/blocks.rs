@@ -12,7 +12,9 @@
 //!    nobody else needs. So nothing is read past it more than once in a while, however many readers
 //!    there are.
 //!
-//! 3. A thread of its own reads along with who reads much, and a little ahead: the disk is busy
+//! 3. Little of a block is read through the system's cache, but not for ever: who reads a hundred
+//!    partitions wants little of each, and all in all the whole block.
+//! 4. A thread of its own reads along with who reads much, and a little ahead: the disk is busy
 //!    while the last answer is sent.
 //!
 //! A block never changes: a sealed file is written no more, and one that is made anew of its bytes
@@ -37,6 +39,11 @@ const LEFT_MAX: usize = 4096;
 
 /// So many blocks wait to be read by the thread; more are not worth waiting for.
 const AHEAD_MAX: usize = 32;
+
+/// A block that so many were asked of is read whole, little as each of them wants.
+const ASKED_MAX: u32 = 8;
+/// So many blocks that were asked of are remembered.
+const ASKED_BLOCKS_MAX: usize = 256;
 
 /// A file and a block's number in it.
 type Key = (u64, u64);
@@ -63,6 +70,8 @@ struct Known {
     kept: VecDeque<(Key, Slot)>,
     /// Those that had to go, the last first.
     left: VecDeque<Key>,
+    /// Those of which little was asked, and how often; the last that was new first.
+    asked: VecDeque<(Key, u32)>,
 }
 
 impl Blocks {
@@ -108,10 +117,12 @@ impl Blocks {
         }
     }
 
-    /// Whether the block that a position lies in is here.
-    pub(crate) fn has(&self, file: &JournalFile, position: u64) -> bool {
+    /// Whether who wants little at a position should read the block: it is here, or is often asked
+    /// for.
+    pub(crate) fn asks(&self, file: &JournalFile, position: u64) -> bool {
         let key = (file.id, (position - file.base) / self.block_bytes);
-        self.known.lock().is_kept(key)
+        let mut known = self.known.lock();
+        known.is_kept(key) || known.is_asked(key)
     }
 
     /// Bytes of a sealed file, put together if they lie in several blocks; `None` if they are to be
@@ -161,6 +172,17 @@ impl Known {
         self.kept.iter().any(|(kept, _)| *kept == key)
     }
 
+    /// Counts one who asks for little of a block. Whether there are enough of them.
+    fn is_asked(&mut self, key: Key) -> bool {
+        if let Some((_, count)) = self.asked.iter_mut().find(|(asked, _)| *asked == key) {
+            *count += 1;
+            return *count >= ASKED_MAX;
+        }
+        self.asked.push_front((key, 1));
+        self.asked.truncate(ASKED_BLOCKS_MAX);
+        false
+    }
+
     /// The place of a block, made for it unless it had to go lately.
     fn slot(&mut self, key: Key, kept_max: usize) -> Option<Slot> {
         if let Some(at) = self.kept.iter().position(|(kept, _)| *kept == key) {
@@ -202,5 +224,19 @@ mod tests {
         }
         assert_eq!((known.kept.len(), known.left.len()), (2, LEFT_MAX));
         assert!(is_kept(&mut known, 1));
+    }
+
+    #[test]
+    fn a_block_is_wanted_once_many_have_asked_for_little_of_it() {
+        let mut known = Known::default();
+        for n in 1..=2 * ASKED_MAX {
+            assert_eq!(known.is_asked((1, 5)), n >= ASKED_MAX);
+            assert!(!known.is_asked((1, 100 + u64::from(n))));
+        }
+        for number in 1000..1000 + ASKED_BLOCKS_MAX as u64 {
+            known.is_asked((1, number));
+        }
+        assert_eq!(known.asked.len(), ASKED_BLOCKS_MAX);
+        assert!(!known.is_asked((1, 5)), "that was long ago");
     }
 }

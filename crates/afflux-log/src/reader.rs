@@ -175,7 +175,7 @@ impl<'a> Stretch<'a> {
         let is_sealed = wanted.first().is_some_and(|wanted| wanted.is_sealed);
         let is_much =
             stretch.bytes >= blocks.block_bytes / BLOCK_PART_MIN && stretch.is_worth_all();
-        stretch.in_blocks = is_sealed && (is_much || blocks.has(file, stretch.from));
+        stretch.in_blocks = is_sealed && is_much;
         if stretch.in_blocks {
             blocks.will_read(file, stretch.from, stretch.ahead());
         } else {
@@ -192,12 +192,12 @@ impl<'a> Stretch<'a> {
         bytes: u32,
         blocks: &Blocks,
     ) -> Result<Option<Bytes>, ReadError> {
-        if !self.in_blocks || !wanted.is_sealed {
+        if !wanted.is_sealed || !(self.in_blocks || blocks.asks(self.file, place)) {
             return Ok(None);
         }
         let got = blocks.get(self.file, place, bytes as usize);
         let got = got.map_err(|error| failed(self.file, error))?;
-        if got.is_none() {
+        if got.is_none() && self.in_blocks {
             self.in_blocks = false;
             self.announce();
         }
