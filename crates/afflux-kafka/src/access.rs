@@ -1,25 +1,11 @@
-//! Who may do what: everybody everything, for there is no access control. What is answered is what
+//! Who may do what: everybody everything, for there is no access control yet. What is answered is what
 //! Kafka answers without an authorizer: whoever asks may do with a thing all that can be done with
-//! things of its kind, and rules (`DescribeAcls`, `CreateAcls`, `DeleteAcls`) are refused.
+//! things of its kind.
 //!
 //! ```text
 //! bit  3 read · 4 write · 5 create · 6 delete · 7 alter · 8 describe · 9 act for the cluster
 //!      10 describe settings · 11 alter settings · 12 write idempotently
 //! ```
-
-use std::sync::Arc;
-
-use kafka_protocol::{
-    ResponseError,
-    messages::{
-        CreateAclsRequest, CreateAclsResponse, DeleteAclsRequest, DeleteAclsResponse,
-        DescribeAclsRequest, DescribeAclsResponse, create_acls_response::AclCreationResult,
-        delete_acls_response::DeleteAclsFilterResult,
-    },
-    protocol::StrBytes,
-};
-
-use crate::broker::{Broker, Context};
 
 /// What is answered to who did not ask.
 const UNTOLD: i32 = i32::MIN;
@@ -40,44 +26,4 @@ impl Kind {
     pub(crate) fn told(self, is_asked: bool) -> i32 {
         if is_asked { self.0 } else { UNTOLD }
     }
-}
-
-/// Why there are no rules.
-const REFUSED: i16 = ResponseError::SecurityDisabled.code();
-
-fn why() -> StrBytes {
-    StrBytes::from_static_str("there is no access control: everybody may do everything")
-}
-
-/// `DescribeAcls`.
-pub(crate) fn describe(
-    _broker: &Arc<Broker>,
-    _context: &Context,
-    _request: DescribeAclsRequest,
-) -> DescribeAclsResponse {
-    DescribeAclsResponse::default().with_error_code(REFUSED).with_error_message(Some(why()))
-}
-
-/// `CreateAcls`.
-pub(crate) fn create(
-    _broker: &Arc<Broker>,
-    _context: &Context,
-    request: CreateAclsRequest,
-) -> CreateAclsResponse {
-    let refused =
-        AclCreationResult::default().with_error_code(REFUSED).with_error_message(Some(why()));
-    let results = request.creations.into_iter().map(|_| refused.clone());
-    CreateAclsResponse::default().with_results(results.collect())
-}
-
-/// `DeleteAcls`.
-pub(crate) fn delete(
-    _broker: &Arc<Broker>,
-    _context: &Context,
-    request: DeleteAclsRequest,
-) -> DeleteAclsResponse {
-    let refused =
-        DeleteAclsFilterResult::default().with_error_code(REFUSED).with_error_message(Some(why()));
-    let results = request.filters.into_iter().map(|_| refused.clone());
-    DeleteAclsResponse::default().with_filter_results(results.collect())
 }

@@ -100,9 +100,6 @@ pub(crate) static SERVED: &[Api] = &[
     api(ApiKey::ListPartitionReassignments, 0, 0, 0, LIST_PARTITION_REASSIGNMENTS),
     api(ApiKey::DeleteGroups, 0, 2, 2, DELETE_GROUPS),
     api(ApiKey::OffsetDelete, 0, 0, 1, OFFSET_DELETE),
-    api(ApiKey::DescribeAcls, 1, 3, 2, RULE),
-    api(ApiKey::CreateAcls, 1, 3, 2, RULES),
-    api(ApiKey::DeleteAcls, 1, 3, 2, RULES),
     api(ApiKey::ConsumerGroupHeartbeat, 0, 1, 0, CONSUMER_GROUP_HEARTBEAT),
     api(ApiKey::ConsumerGroupDescribe, 0, 1, 0, CONSUMER_GROUP_DESCRIBE),
 ];
@@ -408,17 +405,6 @@ const OFFSET_DELETE: &[Field] = &[
     always(TEXT), // group
     always(Kind::Array(&[always(TEXT), always(Kind::Array(&[always(I32)]))])),
 ];
-
-const RULE: &[Field] = &[
-    always(I8),   // kind of thing
-    always(TEXT), // name
-    always(I8),   // kind of pattern
-    always(TEXT), // who
-    always(TEXT), // host
-    always(I8),   // operation
-    always(I8),   // allowed, or not
-];
-const RULES: &[Field] = &[always(Kind::Array(RULE))];
 
 const CONSUMER_GROUP_HEARTBEAT: &[Field] = &[
     always(TEXT),   // group

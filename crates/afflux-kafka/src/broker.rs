@@ -17,7 +17,7 @@ use kafka_protocol::{
 use tokio::{sync::Semaphore, task::JoinError};
 
 use crate::{
-    Options, access, api,
+    Options, api,
     buffers::Buffers,
     configs, fetch,
     groups::Groups,
@@ -197,9 +197,6 @@ fn dispatch(
         ApiKey::ListPartitionReassignments => plain!(replicas::list_reassignments),
         ApiKey::DeleteGroups => later!(Groups::delete),
         ApiKey::OffsetDelete => later!(Groups::delete_offsets),
-        ApiKey::DescribeAcls => plain!(access::describe),
-        ApiKey::CreateAcls => plain!(access::create),
-        ApiKey::DeleteAcls => plain!(access::delete),
         ApiKey::ConsumerGroupHeartbeat => later!(Groups::consumer_heartbeat),
         ApiKey::ConsumerGroupDescribe => plain!(Groups::describe_consumer),
         _ => return Err(Unreadable::UnknownApi(request.header.key)),

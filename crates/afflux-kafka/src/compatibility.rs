@@ -68,9 +68,6 @@ fn note(key: ApiKey) -> &'static str {
         }
         ApiKey::ListPartitionReassignments => "None is ever under way",
         ApiKey::FindCoordinator => "Share groups have none",
-        ApiKey::DescribeAcls | ApiKey::CreateAcls | ApiKey::DeleteAcls => {
-            "Refused, as by a Kafka without an authorizer: everybody may do everything"
-        }
         ApiKey::ListTransactions => "Expressions are those of Rust's `regex`",
         _ => "",
     }
@@ -82,6 +79,9 @@ fn reason(key: ApiKey) -> &'static str {
     match key {
         K::SaslHandshake
         | K::SaslAuthenticate
+        | K::DescribeAcls
+        | K::CreateAcls
+        | K::DeleteAcls
         | K::CreateDelegationToken
         | K::RenewDelegationToken
         | K::ExpireDelegationToken

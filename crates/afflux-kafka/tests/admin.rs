@@ -11,18 +11,16 @@ use client::Client;
 use kafka_protocol::{
     ResponseError::{self, *},
     messages::{
-        AlterPartitionReassignmentsRequest, BrokerId, CreateAclsRequest, CreatePartitionsRequest,
-        CreateTopicsRequest, DeleteAclsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-        DescribeAclsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
-        DescribeLogDirsRequest, DescribeTopicPartitionsRequest, ElectLeadersRequest, FetchRequest,
-        GroupId, IncrementalAlterConfigsRequest, ListConfigResourcesRequest, ListOffsetsRequest,
-        ListPartitionReassignmentsRequest, MetadataRequest, OffsetCommitRequest,
-        OffsetForLeaderEpochRequest, ProduceRequest, TopicName,
+        AlterPartitionReassignmentsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest,
+        DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+        DescribeGroupsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest,
+        ElectLeadersRequest, FetchRequest, GroupId, IncrementalAlterConfigsRequest,
+        ListConfigResourcesRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
+        MetadataRequest, OffsetCommitRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+        TopicName,
         alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
-        create_acls_request::AclCreation,
         create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic},
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic},
-        delete_acls_request::DeleteAclsFilter,
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         describe_configs_request::DescribeConfigsResource,
         describe_log_dirs_request::DescribableLogDirTopic,
@@ -453,22 +451,4 @@ fn who_asks_is_told_that_all_is_allowed() {
     }
     let request = DescribeTopicPartitionsRequest::default().with_response_partition_limit(1);
     assert_eq!(client.call(0, &request).topics[0].topic_authorized_operations, TOPIC);
-}
-
-#[test]
-fn there_are_no_rules_of_access() {
-    let directory = tempfile::tempdir().unwrap();
-    let (_server, mut client) = start(&directory);
-    for version in 1..=3 {
-        let described = client.call(version, &DescribeAclsRequest::default());
-        let request = CreateAclsRequest::default().with_creations(vec![AclCreation::default(); 2]);
-        let created = client.call(version, &request).results;
-        let request =
-            DeleteAclsRequest::default().with_filters(vec![DeleteAclsFilter::default(); 2]);
-        let deleted = client.call(version, &request).filter_results;
-        let refused = SecurityDisabled.code();
-        assert_eq!(described.error_code, refused);
-        assert_eq!(created.iter().map(|one| one.error_code).collect::<Vec<_>>(), [refused; 2]);
-        assert_eq!(deleted.iter().map(|one| one.error_code).collect::<Vec<_>>(), [refused; 2]);
-    }
 }

@@ -13,14 +13,11 @@ use afflux_types::{ProducerEpoch, ProducerId, Timestamp};
 use bytes::Bytes;
 use kafka_protocol::{
     messages::{
-        CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest,
         add_partitions_to_txn_request::AddPartitionsToTxnTopic,
         alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
         consumer_group_heartbeat_request::TopicPartitions as OwnedPartitions,
-        create_acls_request::AclCreation,
         create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic},
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
-        delete_acls_request::DeleteAclsFilter,
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         delete_topics_request::DeleteTopicState,
         describe_configs_request::DescribeConfigsResource,

@@ -412,19 +412,5 @@ impl Asked {
                 .with_topics(vec![of.with_partitions(vec![part])]);
             self.ask(&what, 0, &request);
         }
-        // 1 is any; else topics, by their names, to read, allowed.
-        let any = DescribeAclsRequest::default().with_resource_type_filter(1);
-        self.ask("any", 3, &any.with_operation(1).with_permission_type(1));
-        let rule = AclCreation::default()
-            .with_resource_type(2)
-            .with_resource_name(text(TOPIC))
-            .with_principal(text("User:edges"))
-            .with_host(text("*"))
-            .with_operation(3)
-            .with_permission_type(3);
-        self.ask("two", 3, &CreateAclsRequest::default().with_creations(vec![rule; 2]));
-        let any = DeleteAclsFilter::default().with_resource_type_filter(1);
-        let any = any.with_operation(1).with_permission_type(1);
-        self.ask("two", 3, &DeleteAclsRequest::default().with_filters(vec![any; 2]));
     }
 }
