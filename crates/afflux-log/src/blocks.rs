@@ -41,7 +41,7 @@ const LEFT_MAX: usize = 4096;
 const AHEAD_MAX: usize = 32;
 
 /// A block that so many were asked of is read whole, little as each of them wants.
-const ASKED_MAX: u32 = 8;
+const ASKED_MAX: u32 = 3;
 /// So many blocks that were asked of are remembered.
 const ASKED_BLOCKS_MAX: usize = 256;
 
