@@ -79,7 +79,7 @@ impl Taking<'_> {
     fn is_far(&self, first: &Wanted, entry: &IndexEntry, home: Option<Home<'_>>) -> bool {
         let stretch = entry.at.saturating_sub(first.entry.at);
         home.is_some_and(|home| !home.run.is_compacted())
-            && stretch > self.state.stretch_max()
+            && stretch > self.state.options.stretch_max()
             && reader::is_worth_all(stretch, self.bytes as u64)
     }
 

@@ -72,3 +72,14 @@ impl Default for LogOptions {
         }
     }
 }
+
+impl LogOptions {
+    /// How far the sealed batches of one answer may lie from each other: half of what is kept of
+    /// their blocks.
+    pub(crate) fn stretch_max(&self) -> u64 {
+        match self.block_cache_bytes as u64 / 2 {
+            0 => u64::MAX,
+            half => half,
+        }
+    }
+}

@@ -105,7 +105,7 @@ pub(crate) type Outcomes = Vec<(TicketSender, Result<Appended, AppendError>)>;
 
 /// The sequencer's state.
 pub(crate) struct Sequencer {
-    options: LogOptions,
+    pub(crate) options: LogOptions,
     incarnation: Incarnation,
     /// Where the next frame goes.
     tail: u64,
@@ -194,15 +194,6 @@ impl Sequencer {
     /// Bytes of groups that are not yet durable.
     pub(crate) fn in_flight_bytes(&self) -> usize {
         self.in_flight_bytes
-    }
-
-    /// How far the sealed batches of one answer may lie from each other: half of what is kept of
-    /// such blocks.
-    pub(crate) fn stretch_max(&self) -> u64 {
-        match self.options.block_cache_bytes as u64 / 2 {
-            0 => u64::MAX,
-            half => half,
-        }
     }
 
     /// Where the file behind the present one begins.

@@ -65,7 +65,7 @@ fn one(
         };
         // Who has read a topic may remember it, and is not cold.
         if is_cold && let Some(topics) = filled.take() {
-            remove(brokers, topics)?;
+            remove(brokers, &topics)?;
         }
         let topics = match &filled {
             Some(filled) => filled,
@@ -85,7 +85,7 @@ fn one(
         Ok(figures)
     });
     if let (Some(topics), Some(brokers)) = (filled, &bench.brokers) {
-        remove(brokers, topics)?;
+        remove(brokers, &topics)?;
         fs::remove_file(dir.join("sent"))?;
     }
     let figures = outcome?;
@@ -106,7 +106,7 @@ fn topic_of(topics: &Topics, which: Which) -> Result<&str> {
     found.map(|(_, topic)| topic.as_str()).context("a side without a topic")
 }
 
-fn remove(brokers: &Brokers, topics: Topics) -> Result<()> {
+fn remove(brokers: &Brokers, topics: &Topics) -> Result<()> {
     topics.iter().try_for_each(|(which, topic)| brokers.remove(*which, topic))
 }
 
