@@ -125,13 +125,13 @@ impl DirectFile {
         let mut filled = 0;
         while filled < wanted {
             let at = position - head as u64 + filled as u64;
-            match self.direct.read_at(&mut space[filled..], at) {
-                Ok(read) => filled += read,
+            let read = match self.direct.read_at(&mut space[filled..], at) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            }
-            // A file's end is the only place where a read ends so.
-            if filled < wanted && (filled == 0 || !filled.is_multiple_of(PAGE)) {
+                read => read?,
+            };
+            filled += read;
+            // A file's end is the only place where a read gives nothing, or a part of a page.
+            if filled < wanted && (read == 0 || !filled.is_multiple_of(PAGE)) {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
@@ -291,6 +291,11 @@ mod tests {
                 assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
             }
         }
+        // It may end with a page, too.
+        file.set_len(2 * PAGE).unwrap();
+        let mut buf = vec![0; 3 * PAGE as usize + DIRECT_SLACK_BYTES];
+        let error = file.read_direct(&mut buf, 2 * PAGE as usize, 10).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
         // That was no reason to go through the cache from now on.
         let mut buf = vec![0; 4096 + DIRECT_SLACK_BYTES];
         assert_eq!(
