@@ -154,7 +154,9 @@ fn node_settings(
     });
     let number = NODE.0.to_string();
     let replicas = Some("1".to_owned());
-    let advertised = format!("PLAINTEXT://{}:{}", broker.host, broker.port);
+    let Broker { host, port, .. } = broker;
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
+    let advertised = format!("PLAINTEXT://{host}:{port}");
     let fixed = [
         ("node.id", SettingType::Int, number, None, "The node's number."),
         (

@@ -15,6 +15,7 @@ use kafka_protocol::{
         OffsetCommitRequest, TopicName, TransactionalId,
         create_topics_request::CreatableTopic,
         describe_configs_request::DescribeConfigsResource,
+        describe_configs_response::DescribeConfigsResourceResult,
         join_group_request::JoinGroupRequestProtocol,
         metadata_request::MetadataRequestTopic,
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
@@ -42,8 +43,12 @@ struct Node {
 }
 
 fn start(given: &[(&str, &str)]) -> Node {
+    start_as(Options::default(), given)
+}
+
+fn start_as(options: Options, given: &[(&str, &str)]) -> Node {
     let check = std::time::Duration::from_millis(10);
-    let mut options = Options { transaction_check: check, ..Options::default() };
+    let mut options = Options { transaction_check: check, ..options };
     let given = given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     options.set(given).unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -53,6 +58,17 @@ fn start(given: &[(&str, &str)]) -> Node {
 }
 
 impl Node {
+    /// All settings, as clients are told of them.
+    fn shown(&mut self) -> Vec<DescribeConfigsResourceResult> {
+        let resource =
+            DescribeConfigsResource::default().with_resource_type(4).with_resource_name(text("1"));
+        let request = DescribeConfigsRequest::default()
+            .with_resources(vec![resource])
+            .with_include_synonyms(true)
+            .with_include_documentation(true);
+        self.client.call(4, &request).results.remove(0).configs
+    }
+
     fn join(&mut self, member: &str, session_ms: i32) -> Option<ResponseError> {
         let subscription: &[u8] = &[0, 0, 0, 0, 0, 1, 0, 1, b't', 0xff, 0xff, 0xff, 0xff];
         let protocol = JoinGroupRequestProtocol::default()
@@ -162,13 +178,7 @@ fn topics_are_made_as_is_set() {
 #[test]
 fn what_is_set_is_shown_with_its_source() {
     let mut node = start(&[("offsets.retention.minutes", "60"), ("num.partitions", "4")]);
-    let resource =
-        DescribeConfigsResource::default().with_resource_type(4).with_resource_name(text("1"));
-    let request = DescribeConfigsRequest::default()
-        .with_resources(vec![resource])
-        .with_include_synonyms(true)
-        .with_include_documentation(true);
-    let found = node.client.call(4, &request).results.remove(0).configs;
+    let found = node.shown();
     let shown = |name: &str| {
         let entry = found.iter().find(|entry| &*entry.name == name).unwrap();
         assert!(entry.read_only && entry.documentation.is_some(), "{name}");
@@ -191,4 +201,13 @@ fn what_is_set_is_shown_with_its_source() {
         shown("advertised.listeners"),
         (listener, SOURCE_STATIC, vec![(listener, SOURCE_STATIC)])
     );
+}
+
+#[test]
+fn a_port_is_told_from_an_address_with_colons() {
+    let advertised = Some(("fd00::1".to_owned(), 9092));
+    let mut node = start_as(Options { advertised, ..Options::default() }, &[]);
+    let shown = node.shown();
+    let listener = shown.iter().find(|entry| &*entry.name == "advertised.listeners").unwrap();
+    assert_eq!(listener.value.as_deref(), Some("PLAINTEXT://[fd00::1]:9092"));
 }
