@@ -352,6 +352,20 @@ fn a_fetch_of_nothing_is_answered_at_once() {
     assert_eq!((answer.error_code, answer.responses.len()), (0, 0));
 }
 
+/// A fetch of both partitions from their beginning.
+fn fetch_both(bytes_max: i32) -> FetchRequest {
+    let mut request = fetch("t", 0, 0, 0).with_max_bytes(bytes_max);
+    let first = request.topics[0].partitions[0].clone();
+    request.topics[0].partitions.push(first.with_partition(1));
+    request
+}
+
+/// Bytes of batches from each partition.
+fn sizes(answer: &FetchResponse) -> Vec<usize> {
+    let partitions = answer.responses[0].partitions.iter();
+    partitions.map(|at| at.records.as_ref().map_or(0, Bytes::len)).collect()
+}
+
 #[test]
 fn the_first_batch_comes_however_large_it_is() {
     let directory = tempfile::tempdir().unwrap();
@@ -362,21 +376,13 @@ fn the_first_batch_comes_however_large_it_is() {
     for partition in [0, 0, 1] {
         client.call(9, &produce("t", partition, batch(&[&large])));
     }
-    let mut request = fetch("t", 0, 0, 0);
-    request.max_bytes = 100;
-    let mut second = request.topics[0].partitions[0].clone();
-    second.partition = 1;
-    request.topics[0].partitions.push(second);
+    let mut request = fetch_both(100);
     // More is wanted than fits, so there is nothing to wait for.
     (request.min_bytes, request.max_wait_ms) = (1 << 20, 20_000);
     let started = Instant::now();
     let response = client.call(4, &request);
     assert!(started.elapsed() < Duration::from_secs(20), "it is full, and was held back");
-    let sizes: Vec<usize> = response.responses[0]
-        .partitions
-        .iter()
-        .map(|partition| partition.records.as_ref().map_or(0, Bytes::len))
-        .collect();
+    let sizes = sizes(&response);
     assert!((10_000..20_000).contains(&sizes[0]), "one batch, whole: {sizes:?}");
     assert_eq!(sizes[1], 0, "but no more than the first");
 }
@@ -391,24 +397,15 @@ fn partitions_share_an_answer_in_which_not_all_have_room() {
     for _ in 0..20 {
         client.call(9, &produce("t", 0, batch(&[&kilobyte])));
     }
-    let mut request = fetch("t", 0, 0, 0);
-    let mut second = request.topics[0].partitions[0].clone();
-    second.partition = 1;
-    request.topics[0].partitions.push(second);
-    request.max_bytes = 10_000;
-    let mut sizes = || -> Vec<usize> {
-        let answer = client.call(4, &request);
-        let partitions = &answer.responses[0].partitions;
-        partitions.iter().map(|at| at.records.as_ref().map_or(0, Bytes::len)).collect()
-    };
+    let mut fetched = || sizes(&client.call(4, &fetch_both(10_000)));
     // Who is alone gets all of it.
-    assert!(matches!(sizes()[..], [8_000..=10_000, 0]), "{:?}", sizes());
+    assert!(matches!(fetched()[..], [8_000..=10_000, 0]), "{:?}", fetched());
     // Half of it, and the other what that left.
     let mut writer = Client::connect(&server);
     for size in [1_000, 5_500, 1_000] {
         writer.call(9, &produce("t", 1, batch(&[&"y".repeat(size)])));
     }
-    assert!(matches!(sizes()[..], [4_000..=5_000, 1_000..=1_200]), "{:?}", sizes());
+    assert!(matches!(fetched()[..], [4_000..=5_000, 1_000..=1_200]), "{:?}", fetched());
 }
 
 #[test]
