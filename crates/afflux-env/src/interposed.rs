@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -84,6 +85,12 @@ struct InterposedFile<I> {
 impl<I: Interpose> File for InterposedFile<I> {
     fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
         self.file.read_exact_at(buf, position)
+    }
+    fn read_onto(&self, buf: &mut Vec<u8>, bytes: usize, position: u64) -> io::Result<()> {
+        self.file.read_onto(buf, bytes, position)
+    }
+    fn read_direct(&self, buf: &mut [u8], bytes: usize, position: u64) -> io::Result<Range<usize>> {
+        self.file.read_direct(buf, bytes, position)
     }
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
         self.before.write(&*self.file, self.number, &[buf], position)
