@@ -10,8 +10,7 @@
 //! 2. A block that had to go and is wanted again is not read once more: so much is read here and
 //!    there that it does not fit. It is for the system's cache then, which takes all the memory that
 //!    nobody else needs. So nothing is read past it more than once in a while, however many readers
-//!    there are.
-//!
+//!    there are. Nor is one that could not be read: the cache has what can be, page by page.
 //! 3. Little of a block is read through the system's cache, but not for ever: who reads a hundred
 //!    partitions wants little of each, and all in all the whole block.
 //! 4. A thread of its own reads along with who reads much, and a little ahead: the disk is busy
@@ -22,7 +21,7 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    ops::Range,
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -96,8 +95,8 @@ impl Blocks {
     /// Reads what will be wanted, until the end.
     pub(crate) fn run(&self, wanted: &Receiver<Ahead>) {
         for (file, number) in wanted {
-            // Who wants it really tries again, and tells.
-            let _ = self.block(&file, number);
+            // Whether that worked is for those to tell who want it.
+            self.block(&file, number);
         }
     }
 
@@ -105,16 +104,18 @@ impl Blocks {
     pub(crate) fn will_read(&self, file: &Arc<JournalFile>, from: u64, to: u64) {
         let ahead = self.ahead.lock();
         let Some(ahead) = &*ahead else { return };
-        let to = to.min(file.end());
-        let numbers =
-            (from - file.base) / self.block_bytes..(to - file.base).div_ceil(self.block_bytes);
-        for number in numbers {
+        for number in self.numbers(file, from, to.min(file.end())) {
             if !self.known.lock().is_kept((file.id, number))
                 && ahead.try_send((file.clone(), number)).is_err()
             {
                 return;
             }
         }
+    }
+
+    /// The blocks in which these bytes lie.
+    fn numbers(&self, file: &JournalFile, from: u64, to: u64) -> Range<u64> {
+        (from - file.base) / self.block_bytes..(to - file.base).div_ceil(self.block_bytes)
     }
 
     /// Whether who wants little at a position should read the block: it is here, or is often asked
@@ -127,43 +128,43 @@ impl Blocks {
 
     /// Bytes of a sealed file, put together if they lie in several blocks; `None` if they are to be
     /// read through the system's cache.
-    pub(crate) fn get(
-        &self,
-        file: &JournalFile,
-        position: u64,
-        bytes: usize,
-    ) -> io::Result<Option<Bytes>> {
-        let from = position - file.base;
-        let to = from + bytes as u64;
+    pub(crate) fn get(&self, file: &JournalFile, position: u64, bytes: usize) -> Option<Bytes> {
+        let end = position + bytes as u64;
+        if end > file.end() {
+            return None;
+        }
+        let (from, to) = (position - file.base, end - file.base);
         let mut joined = Vec::new();
-        for number in from / self.block_bytes..to.div_ceil(self.block_bytes) {
-            let Some(block) = self.block(file, number)? else { return Ok(None) };
+        for number in self.numbers(file, position, end) {
+            let block = self.block(file, number)?;
             let start = number * self.block_bytes;
             let begin = from.saturating_sub(start) as usize;
             let end = ((to - start) as usize).min(block.len());
             if end - begin == bytes {
-                return Ok(Some(block.slice(begin..end)));
+                return Some(block.slice(begin..end));
             }
             if joined.is_empty() {
                 joined = memory::take(bytes);
             }
             joined.extend_from_slice(&block[begin..end]);
         }
-        Ok(Some(memory::share(joined)))
+        Some(memory::share(joined))
     }
 
-    fn block(&self, file: &JournalFile, number: u64) -> io::Result<Option<Bytes>> {
-        let Some(slot) = self.known.lock().slot((file.id, number), self.kept_max) else {
-            return Ok(None);
-        };
+    fn block(&self, file: &JournalFile, number: u64) -> Option<Bytes> {
+        let key = (file.id, number);
+        let slot = self.known.lock().slot(key, self.kept_max)?;
         // Whoever comes while it is read waits here, and for nothing else.
         let mut slot = slot.lock();
         if slot.is_none() {
             let start = number * self.block_bytes;
-            let bytes = self.block_bytes.min(file.capacity.saturating_sub(start));
-            *slot = Some(file.read_block(file.base + start, bytes as usize)?);
+            let bytes = self.block_bytes.min(file.capacity - start);
+            match file.read_block(file.base + start, bytes as usize) {
+                Ok(read) => *slot = Some(read),
+                Err(_) => self.known.lock().leave(key),
+            }
         }
-        Ok(slot.clone())
+        slot.clone()
     }
 }
 
@@ -197,12 +198,21 @@ impl Known {
         let slot = Slot::default();
         self.kept.push_front((key, slot.clone()));
         if self.kept.len() > kept_max
-            && let Some((key, _)) = self.kept.pop_back()
+            && let Some((last, _)) = self.kept.back()
         {
+            self.leave(*last);
+        }
+        Some(slot)
+    }
+
+    /// Lets a block go.
+    fn leave(&mut self, key: Key) {
+        let kept = self.kept.len();
+        self.kept.retain(|(kept, _)| *kept != key);
+        if self.kept.len() < kept {
             self.left.push_front(key);
             self.left.truncate(LEFT_MAX);
         }
-        Some(slot)
     }
 }
 

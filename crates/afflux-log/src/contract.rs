@@ -215,7 +215,8 @@ pub trait Log: Send + Sync + 'static {
     fn trim(&self, partition: &TopicPartition, before: Offset) -> Result<(), TrimError>;
 
     /// Batches of a partition from an offset on and below `to`, at most `bytes_max` of them but
-    /// at least one whole batch if there is any. Never waits.
+    /// at least one whole batch if there is any. They end before one that can not be read: who asks
+    /// for that is told. Never waits.
     fn read(
         &self,
         partition: &TopicPartition,

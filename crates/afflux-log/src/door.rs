@@ -31,8 +31,8 @@ pub(crate) struct Request<'a> {
 
 /// What the index says to it.
 enum Found {
-    /// These.
-    Batches { wanted: Vec<Wanted>, aborted: Vec<AbortedTransaction>, next: Offset, bounds: Bounds },
+    /// These, and all of the answer but what they hold.
+    Batches(Vec<Wanted>, Batches),
     /// The entries of this run can tell, which are not in memory.
     In(Run),
     /// Nothing is left before this offset, and more to be read behind it.
@@ -163,7 +163,7 @@ fn look(
     });
     let mut aborted: Vec<_> = aborted.collect();
     aborted.sort_by_key(|transaction| transaction.first);
-    Ok(Found::Batches { wanted, aborted, next, bounds })
+    Ok(Found::Batches(wanted, Batches { batches: Vec::new(), aborted, next, bounds }))
 }
 
 /// What a read gives, with what the index says of each batch.
@@ -181,11 +181,13 @@ impl Shared {
         loop {
             let found = look(&self.state.lock(), number, &request, &sections)?;
             match found {
-                Found::Batches { wanted, aborted, next, bounds } => {
-                    let batches = reader::fetch(partition, &wanted, &self.blocks)?;
-                    let entries = wanted.iter().map(|wanted| wanted.entry).collect();
-                    let batches = Batches { batches, aborted, next, bounds };
-                    return Ok(Read { entries, batches });
+                Found::Batches(wanted, answer) => {
+                    let batches = self.fill(partition, &wanted, answer)?;
+                    let read = wanted.iter().take(batches.batches.len());
+                    return Ok(Read {
+                        entries: read.map(|wanted| wanted.entry).collect(),
+                        batches,
+                    });
                 }
                 Found::In(run) => self.read_section(partition, &run, &mut sections)?,
                 Found::Gap(next) => request.from = next,
@@ -199,14 +201,26 @@ impl Shared {
         let number = self.stream(partition)?;
         let found = look(&self.state.lock(), number, request, &SectionsRead::new())?;
         match found {
-            Found::Batches { wanted, aborted, next, bounds }
-                if wanted.iter().all(Wanted::is_hot) =>
-            {
-                let batches = reader::fetch(partition, &wanted, &self.blocks)?;
-                Ok(Some(Batches { batches, aborted, next, bounds }))
+            Found::Batches(wanted, answer) if wanted.iter().all(Wanted::is_hot) => {
+                self.fill(partition, &wanted, answer).map(Some)
             }
             _ => Ok(None),
         }
+    }
+
+    /// Reads what is wanted, and ends the answer before what can not be read.
+    fn fill(
+        &self,
+        partition: &TopicPartition,
+        wanted: &[Wanted],
+        mut answer: Batches,
+    ) -> Result<Batches, ReadError> {
+        answer.batches = reader::fetch(partition, wanted, &self.blocks)?;
+        if let Some(unread) = wanted.get(answer.batches.len()) {
+            answer.next = Offset(unread.entry.base);
+            answer.aborted.retain(|transaction| transaction.first < answer.next);
+        }
+        Ok(answer)
     }
 
     /// Reads the entries of a run, to ask the index again.

@@ -8,7 +8,9 @@
 //! 3. Other places are read through the system's cache: what lies near each other at once, and the
 //!    system is told of the stretch of a file in which all of it lies.
 //!
-//! Every batch read from disk is checked: its offset, its checksum.
+//! Every batch read from disk is checked: its offset, its checksum. What can not be read, or is not
+//! what was written, harms nothing beside it: who asks for all gets what lies before it, and who asks
+//! for it an error.
 //!
 //! Entries of sealed files come from their index file, through a small cache.
 
@@ -112,7 +114,8 @@ pub(crate) fn want(
     Some(Wanted { entry: *entry, sources, is_whole: place.is_some(), is_sealed: home.is_some() })
 }
 
-/// Reads what was noted.
+/// Reads what was noted: all of it, or what lies before the first batch that can not be read, or the
+/// reason if that is the first of all.
 pub(crate) fn fetch(
     partition: &TopicPartition,
     wanted: &[Wanted],
@@ -120,27 +123,44 @@ pub(crate) fn fetch(
 ) -> Result<Vec<Bytes>, ReadError> {
     let mut batches = Vec::with_capacity(wanted.len());
     let mut stretch: Option<Stretch<'_>> = None;
-    while let Some(first) = wanted.get(batches.len()) {
-        match &first.sources[..] {
-            [Source::Hot(bytes)] if first.is_whole => batches.push(bytes.clone()),
-            [Source::Disk(file, place, bytes)] if first.is_whole => {
-                let rest = &wanted[batches.len()..];
-                let stretch = match &mut stretch {
-                    Some(stretch) if stretch.file.id == file.id => stretch,
-                    other => other.insert(Stretch::begin(rest, file, blocks)),
-                };
-                match stretch.get(first, *place, *bytes, blocks)? {
-                    Some(batch) => {
-                        check(partition, &first.entry, (&batch, *place), file)?;
-                        batches.push(batch);
-                    }
-                    None => read_near(partition, rest, &mut batches)?,
-                }
-            }
-            _ => batches.push(join(partition, first)?),
+    while batches.len() < wanted.len() {
+        let rest = &wanted[batches.len()..];
+        match fetch_next(partition, rest, blocks, &mut stretch, &mut batches) {
+            Err(error) if batches.is_empty() => return Err(error),
+            Err(_) => break,
+            Ok(()) => {}
         }
     }
     Ok(batches)
+}
+
+/// Reads the first of the wanted batches, and maybe more.
+fn fetch_next<'a>(
+    partition: &TopicPartition,
+    wanted: &'a [Wanted],
+    blocks: &Blocks,
+    stretch: &mut Option<Stretch<'a>>,
+    batches: &mut Vec<Bytes>,
+) -> Result<(), ReadError> {
+    let first = &wanted[0];
+    match &first.sources[..] {
+        [Source::Hot(bytes)] if first.is_whole => batches.push(bytes.clone()),
+        [Source::Disk(file, place, bytes)] if first.is_whole => {
+            let stretch = match stretch {
+                Some(stretch) if stretch.file.id == file.id => stretch,
+                other => other.insert(Stretch::begin(wanted, file, blocks)),
+            };
+            match stretch.get(first, *place, *bytes, blocks) {
+                Some(batch) => {
+                    check(partition, &first.entry, (&batch, *place), file)?;
+                    batches.push(batch);
+                }
+                None => read_near(partition, wanted, batches)?,
+            }
+        }
+        _ => batches.push(join(partition, first)?),
+    }
+    Ok(())
 }
 
 /// Whether enough of a stretch is wanted to read all of it.
@@ -185,25 +205,18 @@ impl<'a> Stretch<'a> {
     }
 
     /// A batch, if it is there or is to be read in blocks.
-    fn get(
-        &mut self,
-        wanted: &Wanted,
-        place: u64,
-        bytes: u32,
-        blocks: &Blocks,
-    ) -> Result<Option<Bytes>, ReadError> {
+    fn get(&mut self, wanted: &Wanted, place: u64, bytes: u32, blocks: &Blocks) -> Option<Bytes> {
         if !wanted.is_sealed || !(self.in_blocks || blocks.asks(self.file, place)) {
-            return Ok(None);
+            return None;
         }
         let got = blocks.get(self.file, place, bytes as usize);
-        let got = got.map_err(|error| failed(self.file, error))?;
         if got.is_none() && self.in_blocks {
             self.in_blocks = false;
             self.announce();
         }
         // What is kept for a client that is slow to take it is not much more than it.
         let is_dense = self.length() <= self.bytes * DENSE_MAX;
-        Ok(got.map(|batch| if is_dense { batch } else { copied(&batch) }))
+        got.map(|batch| if is_dense { batch } else { copied(&batch) })
     }
 
     fn length(&self) -> u64 {
@@ -256,7 +269,14 @@ fn read_near(
         end = at + bytes;
         count += 1;
     }
-    let span = read(file, from, (end - from) as usize)?;
+    let span = match read(file, from, (end - from) as usize) {
+        // It may be another that can not be read.
+        Err(_) if count > 1 => {
+            count = 1;
+            read(file, from, bytes as usize)?
+        }
+        span => span?,
+    };
     for &(entry, _, place, bytes) in &places[..count] {
         let start = (place - from) as usize;
         let batch = span.slice(start..start + bytes as usize);
@@ -278,11 +298,8 @@ fn read_onto(
     at: u64,
     bytes: usize,
 ) -> Result<(), ReadError> {
-    file.read_onto(buf, bytes, at).map_err(|error| failed(file, error))
-}
-
-fn failed(file: &JournalFile, error: io::Error) -> ReadError {
-    ReadError::Io { path: file.path.clone(), source: Arc::new(error) }
+    file.read_onto(buf, bytes, at)
+        .map_err(|error| ReadError::Io { path: file.path.clone(), source: Arc::new(error) })
 }
 
 /// The same bytes in memory of their own.

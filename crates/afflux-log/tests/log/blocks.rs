@@ -4,14 +4,15 @@
 use std::{io, path::Path};
 
 use afflux_env::{
-    Env,
+    Disk, Env, File, OpenMode,
     sim::{Failure, Operation, Sim, SimRandom},
 };
-use afflux_log::{EmbeddedLog, Isolation, LogOptions};
+use afflux_log::{EmbeddedLog, Isolation, LogOptions, error::ReadError};
 use afflux_types::Offset;
+use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::support::*;
+use crate::{damage::FIRST, support::*};
 
 const PARTITIONS: u64 = 4;
 
@@ -100,23 +101,94 @@ fn blocks_are_read_once_for_all_who_come_the_same_way() {
     assert!(read(0) < first / 4);
 }
 
-#[test]
-fn a_block_that_can_not_be_read_is_tried_again() {
-    let sim = Sim::new(4);
-    let options = LogOptions { block_cache_bytes: 4 << 20, ..options() };
-    let (log, values) = filled(&sim.env(), &SimRandom::new(4), options, 800);
-    let read = |p| log.fetch(&partition("t", p), Offset(0), 48 << 10, Isolation::Uncommitted);
-    let mut failures = 0;
-    loop {
-        // One more block each time, and then an error.
-        sim.disk.fail_at(Operation::Read, 2, Failure::Error(io::ErrorKind::Other));
-        match read(1) {
-            Ok(_) => break,
-            Err(_) => failures += 1,
+/// A log with a partition of 300 batches in a few files.
+fn filled_evenly(block_bytes: u64) -> (Sim, EmbeddedLog) {
+    let sim = Sim::new(5);
+    let options = LogOptions { block_bytes, block_cache_bytes: 4 << 20, ..options() };
+    let log = EmbeddedLog::open_stepped(&sim.env(), Path::new(DIR), options).unwrap();
+    topic(&log, "t", 1);
+    for n in 0..300 {
+        let value = "v".repeat(500);
+        append(&log, &[(partition("t", 0), batch(n, &[&value]))]).unwrap();
+    }
+    while log.step() {}
+    (sim, log)
+}
+
+/// All batches that can be read, each with its offset, by who asks behind what can not be.
+fn readable(log: &EmbeddedLog, bytes_max: usize) -> Vec<(i64, Bytes)> {
+    let mut found = Vec::new();
+    let mut next = 0;
+    while next < 300 {
+        match log.fetch(&partition("t", 0), Offset(next), bytes_max, Isolation::Uncommitted) {
+            Ok(read) => {
+                assert!(!read.batches.is_empty());
+                found.extend((next..).zip(read.batches));
+                next = read.next.0;
+                assert_eq!(found.last().unwrap().0, next - 1);
+            }
+            Err(_) => next += 1,
         }
     }
-    assert!(failures > 5, "{failures} failures");
-    assert!(read(0).is_err(), "the last one is still to come");
-    check_read(&log, 0, &values[0], 0, 48 << 10);
-    check_read(&log, 1, &values[1], 0, 48 << 10);
+    found
+}
+
+#[test]
+fn a_block_that_can_not_be_read_is_read_otherwise() {
+    let mut harmless = 0;
+    for n in 1..12 {
+        let (sim, log) = filled_evenly(4 << 10);
+        let fetch = || log.fetch(&partition("t", 0), Offset(0), 48 << 10, Isolation::Uncommitted);
+        let before = sim.disk.count(Operation::Read);
+        sim.disk.fail_at(Operation::Read, n, Failure::Error(io::ErrorKind::Other));
+        let read = fetch();
+        assert!(sim.disk.count(Operation::Read) >= before + n, "only so many reads");
+        match read {
+            Ok(read) => {
+                harmless += 1;
+                assert_eq!(read.batches, fetch().unwrap().batches);
+            }
+            Err(ReadError::Io { path, .. }) => assert_eq!(path.extension().unwrap(), "index"),
+            Err(error) => panic!("{error}"),
+        }
+        assert_eq!(readable(&log, 48 << 10).len(), 300);
+    }
+    assert!(harmless > 5, "{harmless}");
+}
+
+#[test]
+fn what_can_not_be_read_harms_nothing_beside_it() {
+    type Spoil = fn(&dyn File);
+    // A file that ends early, and one that is not what was written.
+    let spoils: [Spoil; 2] = [
+        |file| file.set_len(30_000).unwrap(),
+        |file| file.write_all_at(&[0; 3_000], 30_000).unwrap(),
+    ];
+    let all = readable(&filled_evenly(4 << 10).1, 1);
+    assert_eq!(all.len(), 300);
+    for spoil in spoils {
+        for (block_bytes, bytes_max) in
+            [(1 << 20, 1), (1 << 20, 500_000), (4 << 10, 10_000), (4 << 10, 500_000)]
+        {
+            let (sim, log) = filled_evenly(block_bytes);
+            let file = sim.disk.open(Path::new(FIRST), OpenMode::Write).unwrap();
+            let content = || {
+                let mut bytes = vec![0; file.len().unwrap() as usize];
+                file.read_exact_at(&mut bytes, 0).unwrap();
+                bytes
+            };
+            let before = content();
+            spoil(&*file);
+            let after = content();
+            let is_there = |batch: &Bytes| {
+                let at = before.windows(batch.len()).position(|bytes| bytes == batch);
+                at.is_none_or(|at| after.get(at..at + batch.len()) == Some(&batch[..]))
+            };
+            let mut expected = all.clone();
+            expected.retain(|(_, batch)| is_there(batch));
+            let found = readable(&log, bytes_max);
+            assert!((200..299).contains(&expected.len()), "{}", expected.len());
+            assert!(found == expected, "{} of {}", found.len(), expected.len());
+        }
+    }
 }

@@ -323,7 +323,10 @@ fn damage_in_what_was_compacted_is_told() {
     let [damage] = &check(&sim)[..] else { panic!("one place") };
     assert!(!damage.stops && damage.reason.contains("offset 21"), "{damage:?}");
     let log = open(&sim).unwrap();
-    let error = log.fetch(&at(), Offset(0), 1 << 20, Isolation::Uncommitted).unwrap_err();
+    let fetch = |from| log.fetch(&at(), from, 1 << 20, Isolation::Uncommitted);
+    let before = fetch(Offset(0)).unwrap();
+    assert_eq!((before.batches.len(), before.next), (1, Offset(21)));
+    let error = fetch(before.next).unwrap_err();
     assert!(matches!(error, ReadError::Corrupt { offset: Offset(21), .. }), "{error}");
     drop(log);
 
