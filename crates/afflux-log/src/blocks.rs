@@ -118,6 +118,12 @@ impl Blocks {
         (from - file.base) / self.block_bytes..(to - file.base).div_ceil(self.block_bytes)
     }
 
+    /// What is kept in memory by who keeps something of these bytes where it was read to.
+    pub(crate) fn bytes_of(&self, file: &JournalFile, from: u64, to: u64) -> u64 {
+        let numbers = self.numbers(file, from, to);
+        (numbers.end - numbers.start) * self.block_bytes
+    }
+
     /// Whether who wants little at a position should read the block: it is here, or is often asked
     /// for.
     pub(crate) fn asks(&self, file: &JournalFile, position: u64) -> bool {

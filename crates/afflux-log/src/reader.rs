@@ -39,9 +39,9 @@ const SPAN_BYTES_MAX: u64 = 1 << 20;
 /// All of a stretch is read if at least one byte in so many of it is wanted. What is read for the
 /// others stays in memory for the readers of other partitions, who come the same way.
 const SPARSE_MAX: u64 = 64;
-/// An answer keeps the blocks that it is in if at least one byte in so many is wanted, or else is
-/// copied.
-const DENSE_MAX: u64 = 2;
+/// An answer keeps the blocks that it is in if at least one of so many of their bytes is wanted, or
+/// else is copied. One that is as large as a block may lie in two.
+const DENSE_MAX: u64 = 3;
 /// From this part of a block on it is worth it to read whole blocks.
 const BLOCK_PART_MIN: u64 = 16;
 
@@ -215,7 +215,7 @@ impl<'a> Stretch<'a> {
             self.announce();
         }
         // What is kept for a client that is slow to take it is not much more than it.
-        let is_dense = self.length() <= self.bytes * DENSE_MAX;
+        let is_dense = blocks.bytes_of(self.file, self.from, self.to) <= self.bytes * DENSE_MAX;
         got.map(|batch| if is_dense { batch } else { copied(&batch) })
     }
 

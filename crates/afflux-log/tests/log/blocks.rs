@@ -7,7 +7,7 @@ use afflux_env::{
     Disk, Env, File, OpenMode,
     sim::{Failure, Operation, Sim, SimRandom},
 };
-use afflux_log::{EmbeddedLog, Isolation, LogOptions, error::ReadError};
+use afflux_log::{Batches, EmbeddedLog, Isolation, LogOptions, error::ReadError};
 use afflux_types::Offset;
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -191,4 +191,18 @@ fn what_can_not_be_read_harms_nothing_beside_it() {
             assert!(found == expected, "{} of {}", found.len(), expected.len());
         }
     }
+}
+
+#[test]
+fn who_keeps_little_of_a_block_keeps_no_block() {
+    let (_sim, log) = filled_evenly(16 << 10);
+    let fetch = |bytes_max| {
+        log.fetch(&partition("t", 0), Offset(10), bytes_max, Isolation::Uncommitted).unwrap()
+    };
+    let lies = |batches: &Batches| batches.batches[0].as_ptr();
+    let (large, again) = (fetch(40_000), fetch(40_000));
+    assert_eq!(lies(&large), lies(&again), "it lies in the block");
+    let (small, again) = (fetch(2_000), fetch(2_000));
+    assert!(lies(&small) != lies(&again), "it was copied");
+    assert_eq!(small.batches[0], large.batches[0]);
 }
