@@ -75,7 +75,7 @@ struct DirectFile {
     cached: RealFile,
     /// The last page of the last write. Its lock is held while writing: pages are shared.
     last: Mutex<Option<Box<Page>>>,
-    /// The file system took the flag and no write.
+    /// The file system took the flag, and no write or read.
     refused: AtomicBool,
 }
 
