@@ -11,7 +11,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use afflux_log::{Batches, Bounds, EmbeddedLog, Isolation, Log as _, error::ReadError};
+use afflux_log::{Batches, Bounds, EmbeddedLog, Isolation, Log as _, Sweep, error::ReadError};
 use afflux_types::{Offset, TopicPartition};
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{ResponseError, messages::FetchRequest, protocol::StrBytes};
@@ -127,10 +127,11 @@ async fn read(
     let looked: Vec<_> =
         wanted.map(|wanted| (wanted, look(&broker.log, wanted, isolation))).collect();
     let partitions = looked.iter().filter(|(_, at)| matches!(at, Ok(at) if at.has_more)).count();
-    let mut room = Room { bytes: bytes_max, is_first: true, partitions };
+    let mut room = Room { bytes: bytes_max, is_first: true, partitions, sweep: None };
     let mut got: Vec<Got> = Vec::with_capacity(looked.len());
     for (wanted, at) in &looked {
-        let fetch = |at: &_, from, most| broker.log.fetch_hot(at, from, most, isolation);
+        let fetch =
+            |at: &_, from, most, _: Option<&_>| broker.log.fetch_hot(at, from, most, isolation);
         match read_one(wanted, at, &mut room, fetch) {
             Ok(None) => break,
             one => got.extend(one.transpose()),
@@ -144,8 +145,17 @@ async fn read(
     let on_disk: Vec<_> = on_disk.map(|(wanted, at)| (wanted.clone(), at)).collect();
     let count = on_disk.len();
     let task = blocking(&broker.log, move |log| {
+        let old = on_disk.iter().filter(|(_, at)| matches!(at, Ok(at) if at.has_more));
+        let old = old.filter_map(|(wanted, _)| Some((wanted.at.as_ref().ok()?, wanted.from)));
+        room.sweep = log.sweep(old, room.bytes);
         let read = on_disk.iter().map(|(wanted, at)| {
-            let fetch = |at: &_, from, most| log.fetch(at, from, most, isolation).map(Some);
+            let fetch = |at: &_, from, most, sweep: Option<&_>| {
+                let got = match sweep {
+                    Some(sweep) => log.fetch_along(sweep, at, from, most, isolation),
+                    None => log.fetch(at, from, most, isolation),
+                };
+                got.map(Some)
+            };
             read_one(wanted, at, &mut room, fetch)?.ok_or(ResponseError::UnknownServerError)
         });
         read.collect::<Vec<_>>()
@@ -163,6 +173,8 @@ struct Room {
     /// Nothing was found yet. The first batch of the first partition that has any is passed on
     /// however large it is, so that nobody is stuck behind it.
     is_first: bool,
+    /// Who goes along it takes what it finds there.
+    sweep: Option<Sweep>,
 }
 
 impl Room {
@@ -197,7 +209,7 @@ fn read_one(
     wanted: &Wanted,
     at: &Result<At, ResponseError>,
     room: &mut Room,
-    fetch: impl Fn(&TopicPartition, Offset, usize) -> Result<Option<Batches>, ReadError>,
+    fetch: impl Fn(&TopicPartition, Offset, usize, Option<&Sweep>) -> Result<Option<Batches>, ReadError>,
 ) -> Result<Option<Batches>, ResponseError> {
     let At { bounds, has_more } = at.as_ref().map_err(|error| *error)?;
     let partition = wanted.at.as_ref().map_err(|error| *error)?;
@@ -205,7 +217,9 @@ fn read_one(
         let (batches, aborted) = (Vec::new(), Vec::new());
         return Ok(Some(Batches { batches, aborted, next: wanted.from, bounds: *bounds }));
     }
-    let got = fetch(partition, wanted.from, room.part(wanted));
+    let sweep = room.sweep.as_ref().filter(|sweep| sweep.takes(partition));
+    let most = if sweep.is_some() { room.most(wanted) } else { room.part(wanted) };
+    let got = fetch(partition, wanted.from, most, sweep);
     if !matches!(got, Ok(None)) {
         room.partitions -= 1;
     }

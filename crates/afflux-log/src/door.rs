@@ -14,6 +14,7 @@ use crate::{
     index::{IndexEntry, Place, Run, SectionsRead, Stream},
     reader::{self, Home, Wanted},
     sequencer::Sequencer,
+    sweep::Sweep,
     transactions::is_visible,
 };
 
@@ -27,6 +28,20 @@ pub(crate) struct Request<'a> {
     pub(crate) isolation: Isolation,
     /// Of so many sealed files; what is not sealed counts as one.
     pub(crate) files_max: usize,
+    /// Not behind its end.
+    pub(crate) sweep: Option<&'a Sweep>,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(
+        partition: &'a TopicPartition,
+        (from, to): (Offset, Offset),
+        bytes_max: usize,
+        isolation: Isolation,
+    ) -> Self {
+        let files_max = FILES_MAX;
+        Self { partition, from, to, bytes_max, isolation, files_max, sweep: None }
+    }
 }
 
 /// What the index says to it.
@@ -40,13 +55,14 @@ enum Found {
 }
 
 /// So many files are gone through for one answer.
-pub(crate) const FILES_MAX: usize = 4;
+const FILES_MAX: usize = 4;
 
 /// Collects the batches of an answer.
 struct Taking<'a> {
     state: &'a Sequencer,
     limit: Offset,
     bytes_max: usize,
+    sweep: Option<&'a Sweep>,
     wanted: Vec<Wanted>,
     bytes: usize,
     next: Offset,
@@ -58,6 +74,9 @@ impl Taking<'_> {
         if entry.base >= self.limit.0 {
             // What lay between is gone.
             self.next = self.next.max(self.limit);
+            return false;
+        }
+        if self.sweep.is_some_and(|sweep| entry.at >= sweep.to) {
             return false;
         }
         self.bytes += entry.bytes as usize;
@@ -122,8 +141,9 @@ fn look(
         Isolation::Committed => bounds.stable,
     };
     let limit = limit.min(request.to);
-    let bytes_max = request.bytes_max;
-    let mut taking = Taking { state, limit, bytes_max, wanted: Vec::new(), bytes: 0, next: from };
+    let (bytes_max, sweep) = (request.bytes_max, request.sweep);
+    let mut taking =
+        Taking { state, limit, bytes_max, sweep, wanted: Vec::new(), bytes: 0, next: from };
     if from < limit {
         match stream.place(from.0) {
             Place::Live(first) => taking.take_live(stream, first),
@@ -182,7 +202,7 @@ impl Shared {
             let found = look(&self.state.lock(), number, &request, &sections)?;
             match found {
                 Found::Batches(wanted, answer) => {
-                    let batches = self.fill(partition, &wanted, answer)?;
+                    let batches = self.fill(&request, &wanted, answer)?;
                     let read = wanted.iter().take(batches.batches.len());
                     return Ok(Read {
                         entries: read.map(|wanted| wanted.entry).collect(),
@@ -202,7 +222,7 @@ impl Shared {
         let found = look(&self.state.lock(), number, request, &SectionsRead::new())?;
         match found {
             Found::Batches(wanted, answer) if wanted.iter().all(Wanted::is_hot) => {
-                self.fill(partition, &wanted, answer).map(Some)
+                self.fill(request, &wanted, answer).map(Some)
             }
             _ => Ok(None),
         }
@@ -211,11 +231,11 @@ impl Shared {
     /// Reads what is wanted, and ends the answer before what can not be read.
     fn fill(
         &self,
-        partition: &TopicPartition,
+        request: &Request<'_>,
         wanted: &[Wanted],
         mut answer: Batches,
     ) -> Result<Batches, ReadError> {
-        answer.batches = reader::fetch(partition, wanted, &self.blocks)?;
+        answer.batches = reader::fetch(request, wanted, &self.blocks)?;
         if let Some(unread) = wanted.get(answer.batches.len()) {
             answer.next = Offset(unread.entry.base);
             answer.aborted.retain(|transaction| transaction.first < answer.next);
@@ -267,8 +287,7 @@ impl Log for EmbeddedLog {
         bytes_max: usize,
         isolation: Isolation,
     ) -> Result<Batches, ReadError> {
-        let files_max = FILES_MAX;
-        let request = Request { partition, from, to, bytes_max, isolation, files_max };
+        let request = Request::new(partition, (from, to), bytes_max, isolation);
         let mut read = self.shared.read(request)?.batches;
         if isolation == Isolation::Appended {
             read.batches.retain(|batch| is_visible(batch, &read.aborted));

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use crate::{
     blocks::Blocks,
     contract::{Appended, Batches, Entry, Group, Isolation, Log, Ticket, TicketSender, TopicSpec},
-    door::{FILES_MAX, Request},
+    door::Request,
     error::{AppendError, OpenError, ReadError, TopicError, TrimError},
     group,
     meta::{Change, Meta, Topic},
@@ -41,6 +41,7 @@ use crate::{
     reader::Sections,
     sequencer::{Outcomes, Sequencer},
     settings::Settings,
+    sweep::Sweep,
 };
 
 /// Producer ids are taken from the journal in blocks of this size.
@@ -270,8 +271,21 @@ impl EmbeddedLog {
         bytes_max: usize,
         isolation: Isolation,
     ) -> Result<Option<Batches>, ReadError> {
-        let (to, files_max) = (Offset(i64::MAX), FILES_MAX);
-        self.shared.read_hot(&Request { partition, from, to, bytes_max, isolation, files_max })
+        let to = Offset(i64::MAX);
+        self.shared.read_hot(&Request::new(partition, (from, to), bytes_max, isolation))
+    }
+
+    /// As [`Self::fetch`], of a partition that a sweep takes: nothing if it is ahead of it.
+    pub fn fetch_along(
+        &self,
+        sweep: &Sweep,
+        partition: &TopicPartition,
+        from: Offset,
+        bytes_max: usize,
+        isolation: Isolation,
+    ) -> Result<Batches, ReadError> {
+        let request = Request::new(partition, (from, Offset(i64::MAX)), bytes_max, isolation);
+        Ok(self.shared.read(Request { sweep: Some(sweep), ..request })?.batches)
     }
 
     /// The first durable record with a timestamp at or after `time`: its offset and timestamp.

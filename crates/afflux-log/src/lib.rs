@@ -21,6 +21,7 @@
 //! | `index`, `hot` | where batches lie; pure |
 //! | `reader` | batches from memory or disk |
 //! | `blocks` | what was read of sealed files last |
+//! | `sweep` | old batches of many partitions at once |
 //! | `memory` | what frames and batches lie in, used over and over |
 //! | `keeper` | next file, index files, dead files |
 //! | `journal` | the files and their bytes |
@@ -50,6 +51,7 @@ pub mod repair;
 mod retention;
 mod sequencer;
 pub mod settings;
+mod sweep;
 mod transactions;
 
 pub use admin::EpochEnd;
@@ -61,4 +63,5 @@ pub use embedded::EmbeddedLog;
 pub use meta::Topic;
 pub use options::LogOptions;
 pub use producers::ProducerState;
+pub use sweep::Sweep;
 pub use transactions::OpenTransaction;

@@ -24,11 +24,13 @@ use parking_lot::Mutex;
 
 use crate::{
     blocks::Blocks,
+    door::Request,
     error::ReadError,
     index::{IndexEntry, Run, WHOLE},
     journal::{IndexFile, JournalFile, Section},
     memory,
     sequencer::Sequencer,
+    sweep::Sweep,
 };
 
 /// Places on disk that are this near are read with one call.
@@ -117,7 +119,7 @@ pub(crate) fn want(
 /// Reads what was noted: all of it, or what lies before the first batch that can not be read, or the
 /// reason if that is the first of all.
 pub(crate) fn fetch(
-    partition: &TopicPartition,
+    request: &Request<'_>,
     wanted: &[Wanted],
     blocks: &Blocks,
 ) -> Result<Vec<Bytes>, ReadError> {
@@ -125,7 +127,7 @@ pub(crate) fn fetch(
     let mut stretch: Option<Stretch<'_>> = None;
     while batches.len() < wanted.len() {
         let rest = &wanted[batches.len()..];
-        match fetch_next(partition, rest, blocks, &mut stretch, &mut batches) {
+        match fetch_next(request, rest, blocks, &mut stretch, &mut batches) {
             Err(error) if batches.is_empty() => return Err(error),
             Err(_) => break,
             Ok(()) => {}
@@ -136,19 +138,20 @@ pub(crate) fn fetch(
 
 /// Reads the first of the wanted batches, and maybe more.
 fn fetch_next<'a>(
-    partition: &TopicPartition,
+    request: &Request<'a>,
     wanted: &'a [Wanted],
     blocks: &Blocks,
     stretch: &mut Option<Stretch<'a>>,
     batches: &mut Vec<Bytes>,
 ) -> Result<(), ReadError> {
+    let partition = request.partition;
     let first = &wanted[0];
     match &first.sources[..] {
         [Source::Hot(bytes)] if first.is_whole => batches.push(bytes.clone()),
         [Source::Disk(file, place, bytes)] if first.is_whole => {
             let stretch = match stretch {
                 Some(stretch) if stretch.file.id == file.id => stretch,
-                other => other.insert(Stretch::begin(wanted, file, blocks)),
+                other => other.insert(Stretch::begin(wanted, file, (blocks, request.sweep))),
             };
             match stretch.get(first, *place, *bytes, blocks) {
                 Some(batch) => {
@@ -175,13 +178,19 @@ struct Stretch<'a> {
     to: u64,
     /// How much of it is wanted.
     bytes: u64,
+    /// What it is a part of.
+    sweep: Option<&'a Sweep>,
     in_blocks: bool,
 }
 
 impl<'a> Stretch<'a> {
     /// That of a file, of which something is wanted.
-    fn begin(wanted: &'a [Wanted], file: &'a Arc<JournalFile>, blocks: &Blocks) -> Self {
-        let mut stretch = Self { file, from: u64::MAX, to: 0, bytes: 0, in_blocks: false };
+    fn begin(
+        wanted: &'a [Wanted],
+        file: &'a Arc<JournalFile>,
+        (blocks, sweep): (&Blocks, Option<&'a Sweep>),
+    ) -> Self {
+        let mut stretch = Self { file, from: u64::MAX, to: 0, bytes: 0, sweep, in_blocks: false };
         for wanted in wanted {
             if let [Source::Disk(same, at, bytes)] = &wanted.sources[..]
                 && same.id == file.id
@@ -195,8 +204,10 @@ impl<'a> Stretch<'a> {
         let is_sealed = wanted.first().is_some_and(|wanted| wanted.is_sealed);
         let is_much =
             stretch.bytes >= blocks.block_bytes / BLOCK_PART_MIN && stretch.is_worth_all();
-        stretch.in_blocks = is_sealed && is_much;
-        if stretch.in_blocks {
+        stretch.in_blocks = is_sealed && (is_much || sweep.is_some());
+        if stretch.in_blocks && sweep.is_some() {
+            // That was done for all.
+        } else if stretch.in_blocks {
             blocks.will_read(file, stretch.from, stretch.ahead());
         } else {
             stretch.announce();
@@ -215,7 +226,10 @@ impl<'a> Stretch<'a> {
             self.announce();
         }
         // What is kept for a client that is slow to take it is not much more than it.
-        let is_dense = blocks.bytes_of(self.file, self.from, self.to) <= self.bytes * DENSE_MAX;
+        let is_dense = match self.sweep {
+            Some(sweep) => sweep.is_dense,
+            None => blocks.bytes_of(self.file, self.from, self.to) <= self.bytes * DENSE_MAX,
+        };
         got.map(|batch| if is_dense { batch } else { copied(&batch) })
     }
 

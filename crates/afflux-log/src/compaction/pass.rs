@@ -116,6 +116,7 @@ impl Pass {
             isolation: Isolation::Committed,
             // What is written may end with a file.
             files_max: 1,
+            sweep: None,
         })
     }
 

@@ -38,22 +38,28 @@ fn filled(
     (log, values)
 }
 
+/// What was read is what was appended, from an offset on; where it ends.
+fn check_batches(batches: &[Bytes], values: &[String], mut next: Offset) -> Offset {
+    for batch in batches {
+        afflux_record::batch::check(batch).unwrap();
+        let record = afflux_record::records(batch).next().unwrap().unwrap();
+        assert_eq!(record.offset, next);
+        assert_eq!(record.value.unwrap(), values[next.0 as usize].as_bytes());
+        next = Offset(next.0 + 1);
+    }
+    next
+}
+
 /// Reads from an offset on until there is nothing more, and counts the bytes of batches.
 fn check_read(log: &EmbeddedLog, p: usize, values: &[String], from: usize, bytes_max: usize) {
     let at = partition("t", p as i32);
     let mut next = Offset(from as i64);
     while (next.0 as usize) < values.len() {
         let read = log.fetch(&at, next, bytes_max, Isolation::Uncommitted).unwrap();
-        let bytes: usize = read.batches.iter().map(bytes::Bytes::len).sum();
+        let bytes: usize = read.batches.iter().map(Bytes::len).sum();
         assert!(bytes <= bytes_max || read.batches.len() == 1);
         assert!(!read.batches.is_empty(), "nothing at {next}");
-        for batch in &read.batches {
-            afflux_record::batch::check(batch).unwrap();
-            let record = afflux_record::records(batch).next().unwrap().unwrap();
-            assert_eq!(record.offset, next);
-            assert_eq!(record.value.unwrap(), values[next.0 as usize].as_bytes());
-            next = Offset(next.0 + 1);
-        }
+        next = check_batches(&read.batches, values, next);
     }
     assert_eq!(next.0 as usize, values.len());
 }
@@ -205,4 +211,85 @@ fn who_keeps_little_of_a_block_keeps_no_block() {
     let (small, again) = (fetch(2_000), fetch(2_000));
     assert!(lies(&small) != lies(&again), "it was copied");
     assert_eq!(small.batches[0], large.batches[0]);
+}
+
+/// Reads all partitions together as one who asks for all that are left, again and again; how often
+/// the disk was asked. The log may say in which order.
+fn read_together(
+    (sim, log): (&Sim, &EmbeddedLog),
+    values: &[Vec<String>],
+    bytes_max: usize,
+    is_swept: bool,
+) -> u64 {
+    let before = sim.disk.count(Operation::Read);
+    let mut next = vec![Offset(0); values.len()];
+    loop {
+        let left = (0..values.len()).filter(|p| (next[*p].0 as usize) < values[*p].len());
+        let left: Vec<_> = left.map(|p| (p, partition("t", p as i32))).collect();
+        if left.is_empty() {
+            return sim.disk.count(Operation::Read) - before;
+        }
+        let wanted = left.iter().map(|(p, at)| (at, next[*p]));
+        let sweep = is_swept.then(|| log.sweep(wanted, bytes_max)).flatten();
+        let mut bytes = 0;
+        for (p, at) in &left {
+            let read = match &sweep {
+                Some(sweep) if sweep.takes(at) => {
+                    log.fetch_along(sweep, at, next[*p], bytes_max, Isolation::Uncommitted)
+                }
+                _ => log.fetch(at, next[*p], bytes_max / left.len(), Isolation::Uncommitted),
+            };
+            let batches = read.unwrap().batches;
+            bytes += batches.iter().map(Bytes::len).sum::<usize>();
+            next[*p] = check_batches(&batches, &values[*p], next[*p]);
+        }
+        assert!(bytes > 0, "nobody got anything at {next:?}");
+    }
+}
+
+#[test]
+fn who_goes_through_the_journal_together_reads_each_block_once() {
+    const RECORDS: usize = 8_000;
+    let reads = |is_swept| {
+        let sim = Sim::new(5);
+        // A few blocks, all that says where batches are, and no file that is only partly in memory.
+        let options = LogOptions {
+            index_cache_bytes: 4 << 20,
+            block_cache_bytes: 128 << 10,
+            file_bytes: 256 << 10,
+            hot_bytes: 256 << 10,
+            ..options()
+        };
+        let log = EmbeddedLog::open_stepped(&sim.env(), Path::new(DIR), options).unwrap();
+        topic(&log, "t", 30);
+        let mut values = vec![Vec::new(); 30];
+        for n in 0..RECORDS {
+            // Ten of them have twice as much as the others.
+            let p = n * 7 % 40 % 30;
+            let value = format!("{n}-{}", "v".repeat(100));
+            append(&log, &[(partition("t", p as i32), batch(n as i64, &[&value]))]).unwrap();
+            values[p].push(value);
+        }
+        while log.step() {}
+        read_together((&sim, &log), &values, 32 << 10, is_swept)
+    };
+    let (apart, swept) = (reads(false), reads(true));
+    let blocks = RECORDS as u64 * 200 / (4 << 10);
+    // Beside them only what each partition's index of each file takes.
+    assert!(swept < 2 * blocks && 2 * apart > 3 * swept, "{blocks}: {swept}, {apart} apart");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn who_is_read_along_a_sweep_gets_all(
+        seed in 0..1000_u64,
+        kept in 1..20_usize,
+        bytes_max in prop_oneof![1..5_000_usize, 1..50_000_usize],
+    ) {
+        let sim = Sim::new(seed);
+        let options = LogOptions { block_cache_bytes: kept * 4096, ..options() };
+        let (log, values) = filled(&sim.env(), &SimRandom::new(seed), options, 1200);
+        read_together((&sim, &log), &values, bytes_max, true);
+    }
 }
