@@ -11,11 +11,33 @@ use afflux_types::{LeaderEpoch, Offset, TopicId, TopicName, TopicPartition};
 use crate::{
     contract::{Log as _, TopicSpec},
     embedded::{EmbeddedLog, Shared},
-    error::{ReadError, TopicError, TrimError},
+    error::{AppendError, ReadError, TopicError, TrimError},
     index::Run,
-    meta::{Change, Topic},
+    meta::{Attributes, Change, Topic},
     settings::{AlterError, SettingError, Settings},
 };
+
+/// The most bytes that names and values of all attributes take: they are in every sum of the
+/// log's metadata.
+const ATTRIBUTES_BYTES_MAX: usize = 1 << 20;
+
+/// Attributes that are not kept.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttributeError<E> {
+    /// Whoever changes them does not want to.
+    #[error("{0}")]
+    Refused(E),
+    /// Those of all owners would take too much.
+    #[error("all that is set would take {bytes} bytes; at most {ATTRIBUTES_BYTES_MAX} are allowed")]
+    Full {
+        /// What they would take.
+        bytes: usize,
+    },
+    /// The change could not be written.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
 
 /// Where the records of a leader epoch end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +116,47 @@ impl EmbeddedLog {
             self.shared.compact_soon();
             self.shared.retain_soon();
         }
+        Ok(())
+    }
+
+    /// What is kept for something that the log does not know, by the name that its owner gives it.
+    pub fn attributes(&self, owner: &str) -> Attributes {
+        self.shared.meta.read().attributes().get(owner).cloned().unwrap_or_default()
+    }
+
+    /// All owners for whom something is kept.
+    pub fn attribute_owners(&self) -> Vec<String> {
+        self.shared.meta.read().attributes().keys().cloned().collect()
+    }
+
+    /// Changes what is kept for an owner to what is made of it. Blocks for one sync.
+    pub fn alter_attributes<E>(
+        &self,
+        owner: &str,
+        alter: impl FnOnce(&Attributes) -> Result<Attributes, E>,
+    ) -> Result<(), AttributeError<E>> {
+        let _changes = self.shared.changes.lock();
+        let known = self.attributes(owner);
+        let attributes = alter(&known).map_err(AttributeError::Refused)?;
+        if attributes == known {
+            return Ok(());
+        }
+        let size = |owner: &str, attributes: &Attributes| {
+            let texts = attributes.iter().map(|(name, value)| name.len() + value.len());
+            owner.len() + texts.sum::<usize>()
+        };
+        let others: usize = {
+            let meta = self.shared.meta.read();
+            let others = meta.attributes().iter().filter(|(other, _)| *other != owner);
+            others.map(|(other, attributes)| size(other, attributes)).sum()
+        };
+        let bytes = others + size(owner, &attributes);
+        if !attributes.is_empty() && bytes > ATTRIBUTES_BYTES_MAX {
+            return Err(AttributeError::Full { bytes });
+        }
+        let change = Change::Attributes(owner.to_owned(), attributes);
+        self.shared.change(&change)?;
+        self.shared.meta.write().apply(change);
         Ok(())
     }
 
@@ -242,10 +305,7 @@ impl Shared {
     }
 
     /// Makes partitions begin later, durably. The caller holds `changes`.
-    pub(crate) fn move_starts(
-        &self,
-        starts: Vec<(u32, Offset)>,
-    ) -> Result<(), crate::error::AppendError> {
+    pub(crate) fn move_starts(&self, starts: Vec<(u32, Offset)>) -> Result<(), AppendError> {
         if starts.is_empty() {
             return Ok(());
         }

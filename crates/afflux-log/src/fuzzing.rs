@@ -317,6 +317,7 @@ fn metadata_seeds() -> Vec<Vec<u8>> {
         Change::Create(topic),
         Change::Grow(id, 3, 3),
         Change::Settings(id, Settings::default()),
+        Change::Attributes("x".to_owned(), [("a".to_owned(), "b".to_owned())].into()),
         Change::ProducerIds(1000),
         Change::Compact { stream: 1, from: 0, to: 9, file: Some(file) },
         Change::Trim(2, Offset(4)),

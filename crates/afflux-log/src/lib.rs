@@ -54,13 +54,13 @@ pub mod settings;
 mod sweep;
 mod transactions;
 
-pub use admin::EpochEnd;
+pub use admin::{AttributeError, EpochEnd};
 pub use contract::{
     AbortedTransaction, Appended, Batches, Bounds, Entry, EpochCommit, Group, Isolation, Log,
     Ticket, TicketSender, TopicSpec,
 };
 pub use embedded::EmbeddedLog;
-pub use meta::Topic;
+pub use meta::{Attributes, Topic};
 pub use options::LogOptions;
 pub use producers::ProducerState;
 pub use sweep::Sweep;

@@ -1,5 +1,5 @@
 //! What the log knows of itself: topics, their partitions' numbers, producer ids, which of its
-//! files were given back.
+//! files were given back. Beside that it keeps attributes for others, of which it knows nothing.
 //!
 //! All of it is records in stream 0 of the journal, and this module is the fold over them: pure,
 //! no I/O. A [`Change::Snapshot`] stands for all changes before it, so that old files can go.
@@ -21,6 +21,9 @@ const POSITION_MAX: u64 = (1 << 62) + (1 << 61);
 
 /// The stream that holds the changes themselves.
 pub(crate) const META_STREAM: u32 = 0;
+
+/// Values by name, kept for something that the log does not know.
+pub type Attributes = BTreeMap<String, String>;
 
 /// A topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +97,8 @@ pub(crate) enum Change {
     Trims(Vec<(u32, Offset)>),
     /// A topic's settings are these now.
     Settings(TopicId, Settings),
+    /// This is what is kept for its owner now; nothing if empty.
+    Attributes(String, Attributes),
     /// A topic has this many partitions now; the first new one has this number.
     Grow(TopicId, i32, u32),
     /// The journal file at this position, of this many bytes, was given back.
@@ -121,6 +126,7 @@ impl Change {
             | Self::Trim(..)
             | Self::Trims(_)
             | Self::Settings(..)
+            | Self::Attributes(..)
             | Self::Cut(..) => true,
         };
         is_possible.then_some(change).ok_or_else(|| "a number in it can not be".to_owned())
@@ -186,6 +192,9 @@ pub(crate) struct Meta {
     /// Behind the positions of all files with what was compacted.
     #[serde(default)]
     compacted_next: u64,
+    /// What is kept for others, by its owner.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    attributes: BTreeMap<String, Attributes>,
     #[serde(skip)]
     by_name: HashMap<TopicName, Arc<Topic>>,
 }
@@ -248,6 +257,7 @@ impl Meta {
                 }
             }
             Change::Settings(id, settings) => self.change(id, |topic| topic.settings = settings),
+            Change::Attributes(owner, attributes) => self.keep(owner, attributes),
             Change::Grow(id, partitions, first_stream) => {
                 let mut new = 0;
                 self.change(id, |topic| {
@@ -280,6 +290,15 @@ impl Meta {
         let Some(topic) = self.topics.iter_mut().find(|topic| topic.id == id) else { return };
         change(Arc::make_mut(topic));
         self.by_name.insert(topic.name.clone(), topic.clone());
+    }
+
+    /// Keeps an owner's attributes instead of those before.
+    fn keep(&mut self, owner: String, attributes: Attributes) {
+        if attributes.is_empty() {
+            self.attributes.remove(&owner);
+        } else {
+            self.attributes.insert(owner, attributes);
+        }
     }
 
     /// These numbers are taken.
@@ -338,6 +357,11 @@ impl Meta {
         self.by_name.get(name)
     }
 
+    /// What is kept for others, by its owner. None of it is empty.
+    pub(crate) fn attributes(&self) -> &BTreeMap<String, Attributes> {
+        &self.attributes
+    }
+
     /// In the order of their creation.
     pub(crate) fn topics(&self) -> &[Arc<Topic>] {
         &self.topics
@@ -370,6 +394,10 @@ mod tests {
         }
     }
 
+    fn attributes(set: &[(&str, &str)]) -> Attributes {
+        set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
     fn compact(stream: u32, from: i64, to: i64, base: Option<u64>) -> Change {
         let file = |base| CompactedFile {
             base,
@@ -393,6 +421,9 @@ mod tests {
             Change::Trims(vec![(1, Offset(4)), (2, Offset(10)), (1, Offset(3))]),
             Change::Grow(topic("a", 1, 3).id, 5, 5),
             Change::Settings(topic("a", 1, 3).id, Settings::kept()),
+            Change::Attributes("x".to_owned(), attributes(&[("of", "x")])),
+            Change::Attributes("y".to_owned(), attributes(&[("of", "y")])),
+            Change::Attributes("x".to_owned(), attributes(&[])),
             Change::ProducerIds(100),
             Change::Recycle(200, 100),
             Change::Recycle(0, 100),
@@ -425,6 +456,8 @@ mod tests {
         assert_eq!(a.streams().collect::<Vec<_>>(), [1, 2, 3, 5, 6]);
         assert_eq!((a.stream(4), a.stream(5), a.stream(-1)), (Some(6), None, None));
         assert_eq!(a.settings, Settings::kept());
+        let kept = BTreeMap::from([("y".to_owned(), attributes(&[("of", "y")]))]);
+        assert_eq!(other.attributes(), &kept);
         other.apply(Change::Trim(1, Offset(20)));
         assert_eq!((files(&other), other.compacted()[&1].to), (vec![], 25));
         let a = other.topic(&TopicName::new("a").unwrap()).unwrap();
@@ -475,7 +508,7 @@ mod tests {
         assert_eq!(topic.streams().collect::<Vec<_>>(), [1, 2]);
     }
 
-    /// As it was written before topics could be compacted.
+    /// As it was written before topics could be compacted and others had attributes.
     #[test]
     fn a_sum_without_compaction_reads_back() {
         let text = r#"{"snapshot":{"topics":[],"streams_next":5,"producer_ids_next":9,
@@ -483,7 +516,7 @@ mod tests {
         let mut meta = Meta::new();
         meta.apply(serde_json::from_str(text).unwrap());
         assert_eq!((meta.start(3), meta.streams_next()), (Offset(7), 5));
-        assert!(meta.compacted().is_empty());
+        assert!(meta.compacted().is_empty() && meta.attributes().is_empty());
         assert_eq!(meta.compacted_next(1 << 62), 1 << 62);
     }
 }

@@ -2,7 +2,7 @@
 
 use afflux_env::sim::Sim;
 use afflux_log::{
-    Isolation, Log, TopicSpec,
+    AttributeError, EmbeddedLog, Isolation, Log, TopicSpec,
     error::{AppendError, OpenError, ReadError, TopicError},
 };
 use afflux_record::frame::crc32c;
@@ -127,4 +127,33 @@ fn a_batch_may_take_as_many_offsets_as_there_are_deltas() {
     let appended = append(&log, &[(at.clone(), batch(1, &["b"]))]).unwrap();
     assert_eq!(appended.base_offsets, [Offset(1 << 31)]);
     assert_eq!(records(&log, &at, Isolation::Uncommitted)[1], (1 << 31, "b".to_owned()));
+}
+
+#[test]
+fn what_is_kept_for_others_is_kept_until_it_is_empty() {
+    let sim = Sim::new(1);
+    let log = open(&sim).unwrap();
+    let alter = |log: &EmbeddedLog, owner: &str, set: &[(&str, &str)]| {
+        let set = set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        log.alter_attributes(owner, |known| {
+            if known.contains_key("fixed") { Err("fixed") } else { Ok(set.collect()) }
+        })
+    };
+    alter(&log, "a", &[("x", "1"), ("y", "2")]).unwrap();
+    alter(&log, "b", &[("x", "3")]).unwrap();
+    alter(&log, "c", &[("fixed", "4")]).unwrap();
+    alter(&log, "b", &[]).unwrap();
+    let refused = alter(&log, "c", &[]);
+    assert!(matches!(refused, Err(AttributeError::Refused("fixed"))), "{refused:?}");
+    let most = "v".repeat((1 << 20) - "axy12cfixed4dz".len());
+    let refused = alter(&log, "d", &[("z", &format!("{most}."))]);
+    assert!(matches!(refused, Err(AttributeError::Full { .. })), "{refused:?}");
+    alter(&log, "d", &[("z", &most)]).unwrap();
+    log.shutdown();
+    drop(log);
+    let log = open(&sim).unwrap();
+    assert_eq!(log.attribute_owners(), ["a", "c", "d"]);
+    let kept = log.attributes("a");
+    assert_eq!((kept["x"].as_str(), kept["y"].as_str(), kept.len()), ("1", "2", 2));
+    assert_eq!((log.attributes("d")["z"].len(), log.attributes("b").len()), (most.len(), 0));
 }
