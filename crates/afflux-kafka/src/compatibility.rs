@@ -52,11 +52,11 @@ fn note(key: ApiKey) -> &'static str {
         ApiKey::CreateTopics | ApiKey::CreatePartitions => {
             "One replica, on node 1. At most 10,000 partitions"
         }
-        ApiKey::DescribeConfigs => "Topics, and the node with what it was started with",
+        ApiKey::DescribeConfigs => "Topics, groups, and the node with what it was started with",
         ApiKey::AlterConfigs | ApiKey::IncrementalAlterConfigs => {
-            "Topics; the node's settings come from its command line"
+            "Topics and groups; the node's settings come from its command line"
         }
-        ApiKey::ListConfigResources => "Topics and the node",
+        ApiKey::ListConfigResources => "Topics, the node, and groups for which something is set",
         ApiKey::OffsetForLeaderEpoch => {
             "Each start of the node begins an epoch; no record that was shown is taken back by one"
         }

@@ -1,16 +1,15 @@
 //! Settings: `DescribeConfigs`, `AlterConfigs`, `IncrementalAlterConfigs`, `ListConfigResources`.
 //!
-//! What topics can be set to is declared in `afflux_log::settings`; this module only speaks
-//! Kafka's words for it. Each resource of a request succeeds or fails by itself and as a whole.
-//! The node's own (`settings`) come from its command line: they can be read here, not changed.
+//! What topics can be set to is declared in `afflux_log::settings`, what groups can in
+//! `settings::of_groups`; this module only speaks Kafka's words for it. Each resource of a request
+//! succeeds or fails by itself and as a whole. The node's own (`settings`) come from its command
+//! line: they can be read here, not changed.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
-use afflux_log::settings::{
-    AlterError, SETTINGS, Setting, SettingError, SettingType, Settings, setting,
+use afflux_log::{
+    AttributeError, Attributes,
+    settings::{AlterError, SETTINGS, Setting, SettingError, SettingType, Settings, setting},
 };
 use kafka_protocol::{
     ResponseError,
@@ -33,13 +32,20 @@ use crate::{
     Options,
     broker::{Broker, Context, NODE, Refusal, blocking, repeated, text},
     code,
-    settings::SETTINGS as SETTINGS_OF_NODE,
+    settings::{
+        SETTINGS as SETTINGS_OF_NODE,
+        of_groups::{self, GroupSetting},
+    },
 };
 
 /// A resource that is a topic.
 const TOPIC: i8 = 2;
 /// A resource that is a node.
 const BROKER: i8 = 4;
+/// A resource that is a group.
+const GROUP: i8 = 32;
+/// All that there are in Kafka: loggers and clients' metrics, too, of which there are none here.
+const KINDS: [i8; 5] = [TOPIC, BROKER, 8, 16, GROUP];
 
 /// Where a value comes from: it was set for the topic.
 pub(crate) const SOURCE_TOPIC: i8 = 1;
@@ -47,14 +53,13 @@ pub(crate) const SOURCE_TOPIC: i8 = 1;
 const SOURCE_STATIC: i8 = 4;
 /// Where a value comes from: it is the default.
 pub(crate) const SOURCE_DEFAULT: i8 = 5;
+/// Where a value comes from: it was set for the group.
+const SOURCE_GROUP: i8 = 8;
 
 const SET: i8 = 0;
 const DELETE: i8 = 1;
 const APPEND: i8 = 2;
 const SUBTRACT: i8 = 3;
-
-/// Text by name, as it is set.
-type Values = BTreeMap<String, String>;
 
 fn type_number(kind: SettingType) -> i8 {
     match kind {
@@ -83,6 +88,11 @@ pub(crate) fn describe(
             }),
             BROKER if asked.resource_name.is_empty() => Ok(Vec::new()),
             BROKER => node(&asked.resource_name).map(|()| node_settings(broker, synonyms, docs)),
+            GROUP => group(&asked.resource_name).map(|()| {
+                let set = broker.log.attributes(&of_groups::owner(&asked.resource_name));
+                let settings = of_groups::SETTINGS.into_iter();
+                settings.map(|setting| group_entry(broker, &set, setting, synonyms, docs)).collect()
+            }),
             other => Err(unsupported(other)),
         };
         let result = DescribeConfigsResult::default()
@@ -131,6 +141,43 @@ fn entry(
         .with_synonyms(names)
         .with_config_type(type_number(setting.kind))
         .with_documentation(docs.then(|| StrBytes::from_static_str(setting.doc)))
+}
+
+/// A group's setting; below what is set for the group stands what holds for the node.
+fn group_entry(
+    broker: &Broker,
+    set: &Attributes,
+    setting: &'static GroupSetting,
+    synonyms: bool,
+    docs: bool,
+) -> DescribeConfigsResourceResult {
+    let value = setting.value(&broker.options, set).as_millis().to_string();
+    let of_group = set.contains_key(setting.name);
+    let mut names: Vec<_> =
+        of_group.then(|| synonym(setting.name, &value, SOURCE_GROUP)).into_iter().collect();
+    let of_node = SETTINGS_OF_NODE.iter().find(|one| one.name == setting.of_node_name);
+    names.extend(of_node.into_iter().flat_map(|one| {
+        let (value, default) = (one.value(&broker.options), one.value(&Options::default()));
+        node_synonyms(one.name, &value, Some(&default))
+    }));
+    DescribeConfigsResourceResult::default()
+        .with_name(StrBytes::from_static_str(setting.name))
+        .with_value(Some(text(&value)))
+        .with_config_source(names.first().map_or(SOURCE_DEFAULT, |name| name.source))
+        .with_synonyms(if synonyms { names } else { Vec::new() })
+        .with_config_type(type_number(SettingType::Int))
+        .with_documentation(docs.then(|| StrBytes::from_static_str(setting.doc)))
+}
+
+/// What holds for the node, if that is not the default, and the default.
+fn node_synonyms(
+    name: &'static str,
+    value: &str,
+    default: Option<&str>,
+) -> Vec<DescribeConfigsSynonym> {
+    let set = (default != Some(value)).then(|| synonym(name, value, SOURCE_STATIC));
+    let default = default.map(|default| synonym(name, default, SOURCE_DEFAULT));
+    set.into_iter().chain(default).collect()
 }
 
 fn synonym(name: &'static str, value: &str, source: i8) -> DescribeConfigsSynonym {
@@ -182,15 +229,13 @@ fn node_settings(
         .chain(fixed)
         .chain(of_topics)
         .map(|(name, kind, value, default, doc)| {
-            let is_set = default.as_ref() != Some(&value);
-            let set = is_set.then(|| synonym(name, &value, SOURCE_STATIC));
-            let default = default.map(|default| synonym(name, &default, SOURCE_DEFAULT));
+            let names = node_synonyms(name, &value, default.as_deref());
             DescribeConfigsResourceResult::default()
                 .with_name(StrBytes::from_static_str(name))
                 .with_value(Some(text(&value)))
                 .with_read_only(true)
-                .with_config_source(if is_set { SOURCE_STATIC } else { SOURCE_DEFAULT })
-                .with_synonyms(set.into_iter().chain(default).filter(|_| synonyms).collect())
+                .with_config_source(names.first().map_or(SOURCE_DEFAULT, |name| name.source))
+                .with_synonyms(if synonyms { names } else { Vec::new() })
                 .with_config_type(type_number(kind))
                 .with_documentation(docs.then(|| StrBytes::from_static_str(doc)))
         })
@@ -206,18 +251,29 @@ fn node(name: &str) -> Result<(), Refusal> {
     Err((ResponseError::InvalidRequest, format!("there is no node {name}; this is {}", NODE.0)))
 }
 
+fn group(name: &str) -> Result<(), Refusal> {
+    if name.is_empty() {
+        return Err((ResponseError::InvalidRequest, "no group is named".to_owned()));
+    }
+    Ok(())
+}
+
 fn unsupported(kind: i8) -> Refusal {
     (ResponseError::InvalidRequest, format!("resources of type {kind} have no settings here"))
 }
 
-/// Lists what has settings: the topics and the node. Version 0 asks for those of clients' metrics
-/// alone, which there are none of.
+/// Lists what has settings: the topics, the node, and groups for which something is set. Version 0
+/// asks for those of clients' metrics alone, which there are none of.
 pub(crate) fn list_resources(
     broker: &Arc<Broker>,
     context: &Context,
     request: ListConfigResourcesRequest,
 ) -> ListConfigResourcesResponse {
     let kinds = request.resource_types;
+    if !kinds.iter().all(|kind| KINDS.contains(kind)) {
+        let error = ResponseError::UnsupportedVersion;
+        return ListConfigResourcesResponse::default().with_error_code(error.code());
+    }
     let wanted = |kind: i8| context.version > 0 && (kinds.is_empty() || kinds.contains(&kind));
     let resource = |kind: i8, name: &str| {
         ConfigResource::default().with_resource_type(kind).with_resource_name(text(name))
@@ -229,6 +285,10 @@ pub(crate) fn list_resources(
     }
     if wanted(BROKER) {
         resources.push(resource(BROKER, &NODE.0.to_string()));
+    }
+    if wanted(GROUP) {
+        let groups = of_groups::groups(&broker.log);
+        resources.extend(groups.iter().map(|group| resource(GROUP, group)));
     }
     ListConfigResourcesResponse::default().with_config_resources(resources)
 }
@@ -243,7 +303,7 @@ struct Alteration {
     replaces: bool,
 }
 
-/// Replaces all that is set for topics.
+/// Replaces all that is set for topics and groups.
 pub(crate) async fn alter(
     broker: &Arc<Broker>,
     _context: &Context,
@@ -270,7 +330,7 @@ pub(crate) async fn alter(
     AlterConfigsResponse::default().with_responses(responses.collect())
 }
 
-/// Changes some of what is set for topics.
+/// Changes some of what is set for topics and groups.
 pub(crate) async fn alter_some(
     broker: &Arc<Broker>,
     _context: &Context,
@@ -326,33 +386,75 @@ async fn alter_one(
 ) -> Result<(), Refusal> {
     match alteration.kind {
         TOPIC if alteration.name.is_empty() => {
-            return Err((ResponseError::InvalidRequest, "no topic is named".to_owned()));
+            Err((ResponseError::InvalidRequest, "no topic is named".to_owned()))
         }
-        TOPIC => {}
+        TOPIC => {
+            check_operations(&alteration)?;
+            alter_topic(broker, alteration, validate_only).await
+        }
         BROKER if !alteration.name.is_empty() && alteration.name.parse::<i32>().is_err() => {
             let message = format!("{:?} is no node's number", &*alteration.name);
-            return Err((ResponseError::InvalidRequest, message));
+            Err((ResponseError::InvalidRequest, message))
         }
         BROKER => {
             let message = "the node's settings come from its command line";
-            return Err((ResponseError::InvalidConfig, message.to_owned()));
+            Err((ResponseError::InvalidConfig, message.to_owned()))
         }
-        other => return Err(unsupported(other)),
+        GROUP => {
+            group(&alteration.name)?;
+            check_operations(&alteration)?;
+            alter_group(broker, alteration, validate_only).await
+        }
+        other => Err(unsupported(other)),
     }
-    check_operations(&alteration)?;
+}
+
+async fn alter_topic(
+    broker: &Arc<Broker>,
+    alteration: Alteration,
+    validate_only: bool,
+) -> Result<(), Refusal> {
     let topic = broker.changeable_topic(&alteration.name)?;
+    let settings = move |set: &Attributes| {
+        let default = |name: &str| setting(name).map(|setting| setting.default);
+        Settings::new(altered(&alteration, set, default).map_err(SettingError::Unknown)?)
+    };
     if validate_only {
-        let settings = altered(&alteration, topic.settings.set());
-        return settings.map(drop).map_err(|error| of_setting(&error));
+        return settings(topic.settings.set()).map(drop).map_err(|error| of_setting(&error));
     }
     let name = topic.name.clone();
-    let done =
-        blocking(&broker.log, move |log| log.alter_topic(&name, |set| altered(&alteration, set)));
-    match done.await {
+    match blocking(&broker.log, move |log| log.alter_topic(&name, settings)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(AlterError::Setting(error))) => Err(of_setting(&error)),
         Ok(Err(AlterError::Append(error))) => Err((code::of_append(&error), error.to_string())),
         Ok(Err(error)) => Err((ResponseError::UnknownTopicOrPartition, error.to_string())),
+        Err(error) => Err((ResponseError::UnknownServerError, error.to_string())),
+    }
+}
+
+async fn alter_group(
+    broker: &Arc<Broker>,
+    alteration: Alteration,
+    validate_only: bool,
+) -> Result<(), Refusal> {
+    let owner = of_groups::owner(&alteration.name);
+    let asked = Arc::clone(broker);
+    let settings = move |set: &Attributes| {
+        // There are no lists, to which a default would matter.
+        let default = |name: &str| of_groups::setting(name).map(|_| "");
+        let set = altered(&alteration, set, default)
+            .map_err(|name| format!("groups have no setting {name}"))?;
+        of_groups::check(&asked.options, set)
+    };
+    if validate_only {
+        let checked = settings(&broker.log.attributes(&owner));
+        return checked.map(drop).map_err(|why| (ResponseError::InvalidConfig, why));
+    }
+    match blocking(&broker.log, move |log| log.alter_attributes(&owner, settings)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(AttributeError::Refused(why))) => Err((ResponseError::InvalidConfig, why)),
+        Ok(Err(AttributeError::Append(error))) => Err((code::of_append(&error), error.to_string())),
+        Ok(Err(error)) => Err((ResponseError::PolicyViolation, error.to_string())),
         Err(error) => Err((ResponseError::UnknownServerError, error.to_string())),
     }
 }
@@ -376,7 +478,11 @@ fn check_operations(alteration: &Alteration) -> Result<(), Refusal> {
             }
             SET | DELETE => {}
             APPEND | SUBTRACT => {
-                if setting(name).is_some_and(|setting| setting.kind != SettingType::List) {
+                let is_single = match alteration.kind {
+                    GROUP => of_groups::setting(name).is_some(),
+                    _ => setting(name).is_some_and(|setting| setting.kind != SettingType::List),
+                };
+                if is_single {
                     let message = format!("{} is not a list", &**name);
                     return Err((ResponseError::InvalidConfig, message));
                 }
@@ -387,13 +493,18 @@ fn check_operations(alteration: &Alteration) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What is set once the operations are done.
-fn altered(alteration: &Alteration, set: &Values) -> Result<Settings, SettingError> {
-    let mut values = if alteration.replaces { Values::new() } else { set.clone() };
+/// What is set once the operations are done, unchecked. An error if a name is not known, to which
+/// `default` gives what is so where nothing is set.
+fn altered(
+    alteration: &Alteration,
+    set: &Attributes,
+    default: impl Fn(&str) -> Option<&'static str>,
+) -> Result<Attributes, String> {
+    let mut values = if alteration.replaces { Attributes::new() } else { set.clone() };
     for (operation, name, value) in &alteration.operations {
         let name = name.to_string();
         let value = value.as_deref().unwrap_or_default();
-        let known = setting(&name).ok_or_else(|| SettingError::Unknown(name.clone()))?;
+        let default = default(&name).ok_or_else(|| name.clone())?;
         match *operation {
             SET => {
                 values.insert(name, value.to_owned());
@@ -402,7 +513,7 @@ fn altered(alteration: &Alteration, set: &Values) -> Result<Settings, SettingErr
                 values.remove(&name);
             }
             operation => {
-                let now = values.get(&name).map_or(known.default, String::as_str);
+                let now = values.get(&name).map_or(default, String::as_str);
                 let given: Vec<&str> = value.split(',').map(str::trim).collect();
                 let mut parts: Vec<&str> = now.split(',').filter(|part| !part.is_empty()).collect();
                 parts.retain(|part| !given.contains(part));
@@ -413,7 +524,7 @@ fn altered(alteration: &Alteration, set: &Values) -> Result<Settings, SettingErr
             }
         }
     }
-    Settings::new(values)
+    Ok(values)
 }
 
 #[cfg(test)]
@@ -428,9 +539,12 @@ mod tests {
 
     #[test]
     fn operations_change_what_is_set() {
-        let set = Values::from([("retention.ms".to_owned(), "5".to_owned())]);
+        let set = Attributes::from([("retention.ms".to_owned(), "5".to_owned())]);
         let check = |replaces, operations: &[(i8, &str, Option<&str>)], expected: &str| {
-            let found = altered(&alteration(replaces, operations), &set)
+            let default = |name: &str| setting(name).map(|setting| setting.default);
+            let found = altered(&alteration(replaces, operations), &set, default)
+                .map_err(SettingError::Unknown)
+                .and_then(Settings::new)
                 .map_or_else(|error| error.to_string(), |settings| format!("{:?}", settings.set()));
             assert!(found.contains(expected), "{operations:?}: {found}");
         };

@@ -96,6 +96,7 @@ fn part(from: &mut &[u8]) -> Option<Bytes> {
 }
 
 const START: Duration = Duration::from_secs(1_000);
+const SESSION: Duration = Duration::from_secs(45);
 const LATER: Duration = Duration::from_hours(1_000);
 
 fn fold_records(mut input: &[u8]) {
@@ -140,7 +141,7 @@ fn fold_records(mut input: &[u8]) {
 fn load_groups(groups: &BTreeMap<GroupId, BTreeMap<Key, Bytes>>) {
     let (mut first, mut second) = (coordinator(), coordinator());
     for (group, records) in groups {
-        let _ = first.load(START, group, records);
+        let _ = first.load(START, group, records, SESSION);
     }
     let mut stored: BTreeMap<GroupId, BTreeMap<Key, Bytes>> = BTreeMap::new();
     for key in first.keys() {
@@ -150,7 +151,7 @@ fn load_groups(groups: &BTreeMap<GroupId, BTreeMap<Key, Bytes>>) {
         }
     }
     for (group, records) in &stored {
-        second.load(START, group, records).expect("what was stored reads back");
+        second.load(START, group, records, SESSION).expect("what was stored reads back");
         for (key, value) in records {
             assert_eq!(second.value(key).as_deref(), Some(&value[..]), "{key:?}");
         }
@@ -301,6 +302,7 @@ fn heartbeat(group: &str, member: &str) -> Heartbeat {
         expression: Some("u.*".into()),
         assignor: None,
         owned: Some(BTreeSet::new()),
+        session: SESSION,
         client: "client".into(),
         host: "/host".into(),
     }

@@ -117,8 +117,16 @@ pub struct Options {
     pub transaction_records_spare: u32,
     /// How often members of the consumer protocol are told to be heard of.
     pub group_consumer_heartbeat: Duration,
+    /// The least that this can be set to for a group.
+    pub group_consumer_heartbeat_min: Duration,
+    /// The most.
+    pub group_consumer_heartbeat_max: Duration,
     /// How long a member of the consumer protocol is not missed.
     pub group_consumer_session: Duration,
+    /// The least that this can be set to for a group.
+    pub group_consumer_session_min: Duration,
+    /// The most.
+    pub group_consumer_session_max: Duration,
     /// The most members of a group of the consumer protocol.
     pub group_consumer_members_max: usize,
     /// How long a commit is kept that no member of its group needs.
@@ -156,7 +164,11 @@ impl Default for Options {
             transaction_check: Duration::from_secs(1),
             transaction_records_spare: 1_000,
             group_consumer_heartbeat: Duration::from_secs(5),
+            group_consumer_heartbeat_min: Duration::from_secs(5),
+            group_consumer_heartbeat_max: Duration::from_secs(15),
             group_consumer_session: Duration::from_secs(45),
+            group_consumer_session_min: Duration::from_secs(45),
+            group_consumer_session_max: Duration::from_mins(1),
             group_consumer_members_max: 1_000,
             group_offsets_retention: Duration::from_hours(7 * 24),
             group_offsets_check: Duration::from_mins(10),
@@ -308,15 +320,14 @@ async fn rebuild(
         session_max: options.group_session_max,
         members_max: options.group_members_max,
         consumer_members_max: options.group_consumer_members_max,
-        consumer_session: options.group_consumer_session,
         ..group::Settings::default()
     };
-    let env = env.clone();
-    let (timeout_max, spare) = (options.transaction_timeout_max, options.group_records_spare);
-    let retention = options.transaction_id_retention;
+    let (env, options) = (env.clone(), options.clone());
     broker::blocking(log, move |log| {
+        let (timeout_max, retention) =
+            (options.transaction_timeout_max, options.transaction_id_retention);
         let transactions = Transactions::rebuild(&env, log, timeout_max, retention)?;
-        Ok((Groups::rebuild(&env, log, settings, spare)?, transactions))
+        Ok((Groups::rebuild(&env, log, settings, &options)?, transactions))
     })
     .await
     .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))

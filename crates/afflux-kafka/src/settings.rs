@@ -2,7 +2,10 @@
 //!
 //! [`SETTINGS`] is the one declaration: the command line's checks, the answers of `DescribeConfigs`
 //! and the page `docs/node-settings.md` are made from it. Every setting acts; what Kafka has and is
-//! not here is refused. Not here: settings of topics (`afflux_log::settings`).
+//! not here is refused. Not here: settings of topics (`afflux_log::settings`) and of single groups
+//! (`of_groups`).
+
+pub(crate) mod of_groups;
 
 use std::{collections::HashSet, fmt::Write, ops::RangeInclusive, time::Duration};
 
@@ -88,7 +91,19 @@ pub(crate) static SETTINGS: &[NodeSetting] = &[
         1,
         |options| Field::Millis(&mut options.group_consumer_heartbeat),
         "How often members of the consumer protocol (KIP-848) are told to be heard of. Shorter \
-         than their session.",
+         than their session, and between the bounds of groups.",
+    ),
+    int(
+        "group.consumer.max.heartbeat.interval.ms",
+        1,
+        |options| Field::Millis(&mut options.group_consumer_heartbeat_max),
+        "The most that the interval of heartbeats can be set to for a group.",
+    ),
+    int(
+        "group.consumer.max.session.timeout.ms",
+        1,
+        |options| Field::Millis(&mut options.group_consumer_session_max),
+        "The most that the session can be set to for a group.",
     ),
     int(
         "group.consumer.max.size",
@@ -98,10 +113,22 @@ pub(crate) static SETTINGS: &[NodeSetting] = &[
     )
     .kafkas("2147483647"),
     int(
+        "group.consumer.min.heartbeat.interval.ms",
+        1,
+        |options| Field::Millis(&mut options.group_consumer_heartbeat_min),
+        "The least that the interval of heartbeats can be set to for a group.",
+    ),
+    int(
+        "group.consumer.min.session.timeout.ms",
+        1,
+        |options| Field::Millis(&mut options.group_consumer_session_min),
+        "The least that the session can be set to for a group.",
+    ),
+    int(
         "group.consumer.session.timeout.ms",
         1,
         |options| Field::Millis(&mut options.group_consumer_session),
-        "How long a member of the consumer protocol is not missed.",
+        "How long a member of the consumer protocol is not missed. Between the bounds of groups.",
     ),
     int(
         "group.initial.rebalance.delay.ms",
@@ -306,10 +333,37 @@ impl Options {
             }
             setting.set(self, value.trim())?;
         }
+        self.check_order()
+    }
+
+    /// Whether they go together.
+    fn check_order(&self) -> Result<(), NodeSettingError> {
         let order = |smaller, how, larger| Err(NodeSettingError::Order { smaller, larger, how });
-        if self.group_session_min > self.group_session_max {
-            let (min, max) = ("group.min.session.timeout.ms", "group.max.session.timeout.ms");
-            return order(min, "at most", max);
+        for ((least, smaller), (most, larger)) in [
+            (
+                (self.group_session_min, "group.min.session.timeout.ms"),
+                (self.group_session_max, "group.max.session.timeout.ms"),
+            ),
+            (
+                (self.group_consumer_session_min, "group.consumer.min.session.timeout.ms"),
+                (self.group_consumer_session, "group.consumer.session.timeout.ms"),
+            ),
+            (
+                (self.group_consumer_session, "group.consumer.session.timeout.ms"),
+                (self.group_consumer_session_max, "group.consumer.max.session.timeout.ms"),
+            ),
+            (
+                (self.group_consumer_heartbeat_min, "group.consumer.min.heartbeat.interval.ms"),
+                (self.group_consumer_heartbeat, "group.consumer.heartbeat.interval.ms"),
+            ),
+            (
+                (self.group_consumer_heartbeat, "group.consumer.heartbeat.interval.ms"),
+                (self.group_consumer_heartbeat_max, "group.consumer.max.heartbeat.interval.ms"),
+            ),
+        ] {
+            if least > most {
+                return order(smaller, "at most", larger);
+            }
         }
         if self.group_consumer_heartbeat >= self.group_consumer_session {
             let beat = "group.consumer.heartbeat.interval.ms";
@@ -353,6 +407,7 @@ pub fn page() -> String {
         };
         let _ = writeln!(page, "| `{}` | {default} | {takes} | {} |", setting.name, setting.doc);
     }
+    page.push_str(&of_groups::page());
     page
 }
 
@@ -401,7 +456,17 @@ mod tests {
         check(&[("auto.create.topics.enable", "no")], "true or false is taken");
         check(&[("max.connections", "5"), ("max.connections", "5")], "given twice");
         check(&[("group.min.session.timeout.ms", "1800001")], "must be at most");
-        check(&[("group.consumer.session.timeout.ms", "5000")], "must be less than");
+        let (least, session, most) = (
+            "group.consumer.min.session.timeout.ms",
+            "group.consumer.session.timeout.ms",
+            "group.consumer.max.session.timeout.ms",
+        );
+        check(&[(session, "44999")], "min.session.timeout.ms must be at most group.consumer.ses");
+        check(&[(session, "60001")], "session.timeout.ms must be at most group.consumer.max.ses");
+        check(&[(least, "5000"), (session, "5000")], "must be less than");
+        set(&[(least, "5001"), (session, "5001"), (most, "5001")]).unwrap();
+        check(&[("group.consumer.heartbeat.interval.ms", "4999")], "min.heartbeat.interval.ms");
+        check(&[("group.consumer.heartbeat.interval.ms", "15001")], "max.heartbeat.interval.ms");
         let (min, max) = ("group.min.session.timeout.ms", "group.max.session.timeout.ms");
         let options = set(&[(min, " 1800001 "), (max, "1800001")]).unwrap();
         assert_eq!(options.group_session_min, Duration::from_millis(1_800_001));

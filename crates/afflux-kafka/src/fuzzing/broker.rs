@@ -73,7 +73,7 @@ pub(crate) fn alone(sim: &Sim, options: Options) -> Arc<Broker> {
     let env = sim.env();
     let log = Arc::new(EmbeddedLog::open(&env, Path::new("/data"), log_options).unwrap());
     let (settings, minute) = (crate::group::Settings::default(), Duration::from_mins(1));
-    let groups = Groups::rebuild(&env, &log, settings, options.group_records_spare).unwrap();
+    let groups = Groups::rebuild(&env, &log, settings, &options).unwrap();
     let transactions = Transactions::rebuild(&env, &log, minute, 60 * minute).unwrap();
     let host = StrBytes::from_static_str("localhost");
     let (buffers, stopping) = (Buffers::default(), Semaphore::new(0));

@@ -116,16 +116,18 @@ impl Coordinator {
         }
     }
 
-    /// Takes a group from its records.
+    /// Takes a group from its records. If it is of the consumer protocol, its members have a whole
+    /// session to be heard of.
     pub(crate) fn load(
         &mut self,
         now: Duration,
         id: &GroupId,
         records: &BTreeMap<Key, Bytes>,
+        session: Duration,
     ) -> Result<(), MalformedRecord> {
         let group = match records.get(&Key::Classic(id.clone())) {
             Some(value) => Group::Classic(classic::Group::decode(now, value)?),
-            None => Group::Consumer(consumer::Group::decode(now, id, records, &self.settings)?),
+            None => Group::Consumer(consumer::Group::decode(now, id, records, session)?),
         };
         self.groups.insert(id.clone(), Entry { group, armed: None });
         self.rearm(id);

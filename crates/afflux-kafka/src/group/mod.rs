@@ -99,8 +99,6 @@ pub(crate) struct Settings {
     /// The most bytes that the members of one group may say of themselves, all together, and the
     /// most that a leader may assign. Kafka keeps all of a classic group in a record of 1 MiB.
     pub(crate) bytes_max: usize,
-    /// How long a member of the consumer protocol is not missed.
-    pub(crate) consumer_session: Duration,
 }
 
 impl Default for Settings {
@@ -112,7 +110,6 @@ impl Default for Settings {
             members_max: 1_000,
             consumer_members_max: 1_000,
             bytes_max: 4 << 20,
-            consumer_session: Duration::from_secs(45),
         }
     }
 }

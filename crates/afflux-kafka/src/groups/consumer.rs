@@ -21,6 +21,7 @@ use crate::{
         records::{by_topic, duration},
     },
     groups::topics::LogTopics,
+    settings::of_groups::Times,
 };
 
 impl Groups {
@@ -44,6 +45,7 @@ impl Groups {
             member = fresh_member(broker, "");
             member = member.trim_start_matches('-').into();
         }
+        let times = Times::of(&broker.options, &broker.log, &request.group_id);
         let names = request.subscribed_topic_names;
         let heartbeat = Heartbeat {
             group: shared(&request.group_id),
@@ -62,6 +64,7 @@ impl Groups {
                 });
                 parts.collect()
             }),
+            session: times.session,
             client: shared(&context.client),
             host: format!("/{}", context.peer.ip()).into(),
         };
@@ -73,7 +76,7 @@ impl Groups {
         });
         match answer.await {
             Some(Answer::Beat(Ok(beat))) => {
-                let interval = broker.options.group_consumer_heartbeat.as_millis();
+                let interval = times.heartbeat.as_millis();
                 ConsumerGroupHeartbeatResponse::default()
                     .with_member_id(Some(text(&beat.member)))
                     .with_member_epoch(beat.epoch)

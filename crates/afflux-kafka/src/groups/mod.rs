@@ -48,13 +48,14 @@ use self::{
     transactional::PendingOffsets,
 };
 use crate::{
-    StartError, access,
+    Options, StartError, access,
     broker::{Broker, Context, text},
     code,
     group::{
         Answer, Coordinator, GroupId, Join, Joined, Reply, Settings, Standing, Sync, Synced, Token,
         offsets::Offsets, records::duration,
     },
+    settings::of_groups::Times,
 };
 
 /// All groups and what they committed.
@@ -97,7 +98,7 @@ impl Groups {
         env: &Env,
         log: &Arc<EmbeddedLog>,
         settings: Settings,
-        spare_records: u32,
+        options: &Options,
     ) -> Result<Self, StartError> {
         let clock = Arc::clone(&env.clock);
         let now = clock.monotonic();
@@ -110,7 +111,8 @@ impl Groups {
         {
             let mut records = Records::default();
             replay(log, &partition, &mut offsets, &mut pending, &mut records)?;
-            records.load(now, &mut coordinator);
+            let session = |group: &GroupId| Times::of(options, log, group).session;
+            records.load(now, &mut coordinator, session);
             bounds = Some(log.bounds(&partition)?);
             // Just made, so nothing can have been put there.
             let _ = topic.set(());
@@ -131,7 +133,7 @@ impl Groups {
             end: AtomicI64::new(bounds.map_or(0, |bounds| bounds.end.0)),
             crowded_at: AtomicI64::new(0),
             crowded: Notify::new(),
-            spare_records: spare_records.into(),
+            spare_records: options.group_records_spare.into(),
         };
         groups.note_live(bounds.map_or(Offset(0), |bounds| bounds.start), live);
         Ok(groups)

@@ -55,13 +55,19 @@ impl Records {
     }
 
     /// Hands all groups to the coordinator. One that does not read is reported and left out: its
-    /// members join anew, and its offsets stand.
-    pub(super) fn load(self, now: Duration, coordinator: &mut Coordinator) {
+    /// members join anew, and its offsets stand. `session` is how long a group's members are not
+    /// missed.
+    pub(super) fn load(
+        self,
+        now: Duration,
+        coordinator: &mut Coordinator,
+        session: impl Fn(&GroupId) -> Duration,
+    ) {
         for (group, records) in self.0 {
             if records.is_empty() {
                 continue;
             }
-            if let Err(error) = coordinator.load(now, &group, &records) {
+            if let Err(error) = coordinator.load(now, &group, &records, session(&group)) {
                 tracing::warn!(group = &*group, %error, "a group is left out");
             }
         }

@@ -47,6 +47,9 @@ use uuid::Uuid;
 use self::coordinators::{begin, commit};
 use crate::client::Client as Connection;
 
+const SESSION: &str = "consumer.session.timeout.ms";
+const HEARTBEAT: &str = "consumer.heartbeat.interval.ms";
+
 /// What there is, with one partition and three records.
 const TOPIC: &str = "edges";
 
@@ -449,6 +452,12 @@ impl Asked {
         check("no such node", 4, "7");
         check("a node without a number", 4, "seven");
         check("a kind that is not known", 99, "x");
+        check("a group that is not", 32, "edges-none");
+        check("no group", 32, "");
+        for kinds in [vec![99], vec![2, 99], vec![8, 16, 32], vec![0]] {
+            let request = ListConfigResourcesRequest::default().with_resource_types(kinds.clone());
+            self.ask(&format!("{kinds:?}"), 1, &request);
+        }
         let change = |name: &str, operation: i8, value: Option<&str>| {
             AlterableConfig::default()
                 .with_name(text(name))
@@ -486,6 +495,20 @@ impl Asked {
             ("no name", change("", 0, Some("5"))),
         ] {
             check(what, vec![of(2, TOPIC, vec![one])]);
+        }
+        check("no group", vec![of(32, "", vec![change(SESSION, 0, Some("50000"))])]);
+        for (what, one) in [
+            ("a group's setting", change(SESSION, 0, Some("50000"))),
+            ("a group's, below", change(SESSION, 0, Some("44999"))),
+            ("a group's, above", change(SESSION, 0, Some("60001"))),
+            ("a group's, no number", change(SESSION, 0, Some("long"))),
+            ("a group's, no value", change(SESSION, 0, None)),
+            ("a group's, appended", change(SESSION, 2, Some("50000"))),
+            ("a group's, deleted", change(SESSION, 1, None)),
+            ("a group's, not known", change("moon.phase", 0, Some("full"))),
+            ("a group's heartbeat, above", change(HEARTBEAT, 0, Some("15001"))),
+        ] {
+            check(what, vec![of(32, "edges", vec![one])]);
         }
     }
 }

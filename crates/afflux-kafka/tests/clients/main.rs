@@ -97,6 +97,7 @@ impl Broker for Afflux {
         let options = Options {
             create_topics: false,
             group_consumer_heartbeat: Duration::from_millis(200),
+            group_consumer_heartbeat_min: Duration::from_millis(200),
             ..Options::default()
         };
         self.server = Some(Server::start_with(self.directory.path(), options));

@@ -84,6 +84,19 @@ pub(crate) fn check(bootstrap: &str) {
             &["max.message.bytes=50000", "DYNAMIC_TOPIC_CONFIG:max.message.bytes=50000"],
         ),
         (
+            "kafka.admin.ConfigCommand",
+            "--entity-type groups --entity-name tools --alter \
+             --add-config consumer.session.timeout.ms=50000",
+            "",
+            &["Completed updating config for group tools."],
+        ),
+        (
+            "kafka.admin.ConfigCommand",
+            "--entity-type groups --describe",
+            "",
+            &["configs for group tools", "DYNAMIC_GROUP_CONFIG:consumer.session.timeout.ms=50000"],
+        ),
+        (
             &tool("TransactionsCommand"),
             "describe-producers --topic tools --partition 0",
             "",

@@ -35,6 +35,8 @@ pub(crate) struct Heartbeat {
     pub(crate) assignor: Option<Arc<str>>,
     /// What it holds.
     pub(crate) owned: Option<Parts>,
+    /// How long it is not missed, which is set for its group.
+    pub(crate) session: Duration,
     /// What the client calls itself.
     pub(crate) client: Arc<str>,
     /// Where it is.
@@ -135,7 +137,7 @@ impl Group {
             && heartbeat.owned.is_some()
             && (heartbeat.topics.is_some() || heartbeat.expression.is_some());
         let owned = heartbeat.owned.clone();
-        self.update(now, before.as_ref(), heartbeat, settings);
+        self.update(now, before.as_ref(), heartbeat);
         self.after_update(now, &id, before.as_ref(), topics);
         self.reconcile(now, &id, owned.as_ref());
 
@@ -277,13 +279,7 @@ impl Group {
     }
 
     /// Takes over what a heartbeat says of a member.
-    fn update(
-        &mut self,
-        now: Duration,
-        before: Option<&Member>,
-        heartbeat: Heartbeat,
-        settings: &Settings,
-    ) {
+    fn update(&mut self, now: Duration, before: Option<&Member>, heartbeat: Heartbeat) {
         let mut member = before.cloned().unwrap_or_else(Member::new);
         if heartbeat.epoch == 0 && member.epoch == LEAVES_FOR_NOW {
             member.epoch = 0;
@@ -301,7 +297,7 @@ impl Group {
         member.client = heartbeat.client;
         member.host = heartbeat.host;
         member.classic = None;
-        member.expires = now + settings.consumer_session;
+        member.expires = now + heartbeat.session;
         self.put(heartbeat.member, before, member);
     }
 

@@ -20,7 +20,7 @@ use bytes::{BufMut, Bytes};
 
 use super::{Classic, Group, Member, Progress, Resolved};
 use crate::group::{
-    GroupId, Settings,
+    GroupId,
     records::{
         Key, MalformedRecord, Reader, duration, put_compact, put_count, put_maybe_compact,
         put_millis, put_parts, put_tags,
@@ -92,7 +92,7 @@ impl Group {
         now: Duration,
         id: &GroupId,
         records: &BTreeMap<Key, Bytes>,
-        settings: &Settings,
+        session: Duration,
     ) -> Result<Self, MalformedRecord> {
         let mut group = Self::new(id.clone());
         for (key, value) in records {
@@ -132,17 +132,17 @@ impl Group {
                 }
             }
         }
-        group.rise(now, settings);
+        group.rise(now, session);
         Ok(group)
     }
 
     /// Sets what is not stored.
-    fn rise(&mut self, now: Duration, settings: &Settings) {
+    fn rise(&mut self, now: Duration, session: Duration) {
         let members = &mut self.members;
         self.target.retain(|id, _| members.contains_key(id));
         for (id, member) in members {
-            let session = member.classic.as_ref().map(|classic| classic.session);
-            member.expires = now + session.unwrap_or(settings.consumer_session);
+            let asked = member.classic.as_ref().map(|classic| classic.session);
+            member.expires = now + asked.unwrap_or(session);
             if member.progress == Progress::Unrevoked {
                 member.due = Some(now + member.rebalance);
             }
@@ -287,12 +287,12 @@ mod tests {
     #[test]
     fn what_is_read_is_what_was_written_and_cut_values_are_errors() {
         let mut group = group();
-        let settings = Settings::default();
+        let session = Duration::from_secs(45);
         // One that no member has would be forgotten.
         group.members.values_mut().for_each(|member| member.expression = Some("t.*".into()));
         let value = |key: Key| (key.clone(), Bytes::from(group.value(&key).unwrap()));
         let records: BTreeMap<Key, Bytes> = group.keys().into_iter().map(value).collect();
-        let read = Group::decode(NOW, &"g".into(), &records, &settings).unwrap();
+        let read = Group::decode(NOW, &"g".into(), &records, session).unwrap();
         let again: BTreeMap<Key, Bytes> = read
             .keys()
             .into_iter()
@@ -304,7 +304,7 @@ mod tests {
             for length in 0..value.len() - 1 {
                 let mut cut = records.clone();
                 cut.insert(key.clone(), value.slice(..length));
-                let read = Group::decode(NOW, &"g".into(), &cut, &settings);
+                let read = Group::decode(NOW, &"g".into(), &cut, session);
                 assert!(read.is_err(), "{key:?} {length}");
             }
         }

@@ -17,6 +17,7 @@ use super::*;
 use crate::group::{Coordinator, Settings, Shape};
 
 const REBALANCE: Duration = Duration::from_secs(30);
+const SESSION: Duration = Duration::from_secs(45);
 
 /// Topics by name: how many partitions.
 #[derive(Debug, Default)]
@@ -82,7 +83,7 @@ impl World {
     fn restart(&mut self) {
         let mut coordinator = Coordinator::new(Settings::default(), self.topics.clone());
         if !self.records.is_empty() {
-            coordinator.load(self.now, &"g".into(), &self.records).unwrap();
+            coordinator.load(self.now, &"g".into(), &self.records, SESSION).unwrap();
         }
         self.coordinator = coordinator;
     }
@@ -99,6 +100,7 @@ impl World {
             expression: None,
             assignor: None,
             owned: None,
+            session: SESSION,
             client: "c".into(),
             host: "/h".into(),
         }
