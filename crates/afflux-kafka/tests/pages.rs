@@ -42,12 +42,13 @@ Kafka 4.3.1, and refused with the same codes, but that settings which are not kn
 deleted, and `cleanup.policy` can not be empty.
 
 Clients bring tests of their own that want a broker. Not with every change, but last on 22 November
-2026, those of librdkafka 2.12.1 and confluent-kafka-go 2.12.0 (with both group protocols), franz-go
-1.22.2, sarama 1.61.1, kafka-go 0.4.51 and kafka-python 3.0.12 were run against a node, as far as one
-node without authentication can do what they want, and what failed against Apache Kafka 4.3.1 too. What
-fails here alone asks for quotas, SCRAM users, the quorum, other features or directories, changes
-settings of the node, sets `file.delete.delay.ms`, takes the leader epoch of a new topic for 0, or asks
-for a removed topic and minds that it is made again.
+2026, those of librdkafka 2.12.1 and confluent-kafka-go 2.12.0 (with both group protocols), rdkafka
+(Rust) 0.39.0, franz-go 1.22.2, sarama 1.61.1, kafka-go 0.4.51, watermill-kafka 3.0.6 and kafka-python
+3.0.12 were run against a node, as far as one node without authentication can do what they want, and
+what failed against Apache Kafka 4.3.1 too. What fails here alone asks for quotas, SCRAM users, the
+quorum, other features or directories, changes settings of the node, sets `file.delete.delay.ms`,
+takes the leader epoch of a new topic for 0, wants the first record of a new topic to take longer than
+100 milliseconds, or asks for a removed topic and minds that it is made again.
 ";
 
 /// What the page says of clients.
