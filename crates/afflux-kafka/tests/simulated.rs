@@ -38,7 +38,7 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use sim::{Node, PATIENCE, call, frame, receive, wire_name};
+use sim::{Node, call, frame, patiently, receive, wire_name};
 use tokio::{io::AsyncWriteExt, task::JoinSet, time::timeout};
 
 const CLIENTS: u64 = 6;
@@ -240,7 +240,7 @@ async fn world(seed: u64) {
         clients.spawn(async move { (client, live(node, client, random).await) });
     }
     let mut lives = Vec::new();
-    while let Some(life) = timeout(PATIENCE, clients.join_next()).await.expect("none hangs") {
+    while let Some(life) = patiently("a client hangs", clients.join_next()).await {
         lives.push(life.unwrap());
     }
     let node = Arc::into_inner(node).expect("the clients are gone");
@@ -324,7 +324,7 @@ async fn offsets_go_with_their_topic_though_the_disk_is_full() {
     let refused = async {
         while call(&node, 7, &commit("h", 1)).await.topics[0].partitions[0].error_code == 0 {}
     };
-    timeout(PATIENCE, refused).await.expect("the log fills up");
+    patiently("the log does not fill up", refused).await;
     delete(&node, "t").await;
     assert_eq!(committed(&node, "g").await, -1);
     create(&node, "t").await;
@@ -423,7 +423,7 @@ async fn no_crash_while_groups_are_written_anew_loses_what_they_are() {
                         tokio::task::yield_now().await;
                     }
                 };
-                timeout(PATIENCE, few).await.expect("records do not pile up");
+                patiently("records pile up", few).await;
             }
             sim.disk.crash();
             node.stop().await;
@@ -453,7 +453,7 @@ async fn what_groups_stored_and_nobody_can_read_stops_the_start() {
             );
         }
     };
-    timeout(PATIENCE, sealing).await.expect("a file is full");
+    patiently("no file fills up", sealing).await;
     let path = sealed().unwrap().with_extension("journal");
     let log = Arc::clone(&node.log);
     node.stop().await;
@@ -487,7 +487,7 @@ async fn a_member_that_a_full_disk_kept_out_is_in_later() {
     let refused = async {
         while call(&node, 7, &commit("g", 1)).await.topics[0].partitions[0].error_code == 0 {}
     };
-    timeout(PATIENCE, refused).await.expect("the log fills up");
+    patiently("the log does not fill up", refused).await;
     assert_eq!(heartbeat(&node, 0).await, COORDINATOR_NOT_AVAILABLE, "it is not stored");
     sim.disk.set_capacity(1 << 40);
     let taken = async {
@@ -495,7 +495,7 @@ async fn a_member_that_a_full_disk_kept_out_is_in_later() {
             sim.clock.advance(Duration::from_secs(1));
         }
     };
-    timeout(PATIENCE, taken).await.expect("room that came back is used");
+    patiently("room that came back is not used", taken).await;
     sim.disk.crash();
     node.stop().await;
     let node = start(&sim).await;
@@ -527,7 +527,7 @@ async fn transactional_ids_are_looked_through_as_often_as_is_set() {
     }
     sim.clock.advance(Duration::from_secs(1));
     let forgotten = async { while known().await > 0 {} };
-    timeout(PATIENCE, forgotten).await.expect("it is looked");
+    patiently("nobody looks", forgotten).await;
     node.stop().await;
 }
 

@@ -41,8 +41,8 @@ use kafka_protocol::{
 };
 use producer::{Ask, outcome};
 use reading::visible;
-use sim::{Node, PATIENCE, call, wire_name};
-use tokio::{task::JoinSet, time::timeout};
+use sim::{Node, call, patiently, wire_name};
+use tokio::task::JoinSet;
 
 const PARTITIONS: i32 = 3;
 
@@ -256,8 +256,7 @@ async fn world(seed: u64) {
         }
         let is_over = AtomicBool::new(false);
         let living = async {
-            while let Some(some) = timeout(PATIENCE, clients.join_next()).await.expect("none hangs")
-            {
+            while let Some(some) = patiently("a client hangs", clients.join_next()).await {
                 tried.extend(some.unwrap());
             }
             is_over.store(true, Ordering::SeqCst);
@@ -390,7 +389,7 @@ async fn offsets_of_an_open_transaction_outlive_that_records_are_written_anew() 
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, few).await.expect("the states of transactions are written anew, too");
+        patiently("the states of transactions are not written anew", few).await;
         assert_eq!(committed(&node, "h", true).await, Ok(offset));
         assert_eq!(committed(&node, "g", true).await, Ok(if life == 0 { -1 } else { 5 }));
         node = restart(&sim, node).await;
@@ -461,7 +460,7 @@ async fn what_takes_too_long_is_aborted_and_its_commit_refused() {
                 durable.changed().await.unwrap();
             }
         };
-        timeout(PATIENCE, aborted).await.expect("it is aborted");
+        patiently("it is not aborted", aborted).await;
         assert_eq!(client.end(Marker::Commit).await, Err(ResponseError::ProducerFenced));
         let fenced = client.produce(0, "later").await;
         assert_eq!(fenced, Err(ResponseError::InvalidProducerEpoch));

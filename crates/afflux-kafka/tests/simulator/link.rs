@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -18,14 +18,15 @@ use kafka_protocol::{
     messages::ResponseHeader,
     protocol::{Decodable, HeaderVersion, Request},
 };
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
+    task::JoinSet,
 };
 
 use crate::{
     producer::Ask,
-    sim::{PATIENCE, frame},
+    sim::{frame, patiently},
 };
 
 /// What becomes of requests.
@@ -46,8 +47,8 @@ pub(crate) struct Link {
     pub(crate) manners: Manners,
     /// Once set, nothing is lost any more.
     pub(crate) calm: Arc<AtomicBool>,
-    /// How many requests the network still keeps.
-    pub(crate) late: Arc<AtomicU64>,
+    /// Requests that the network keeps.
+    pub(crate) late: Arc<Mutex<JoinSet<()>>>,
 }
 
 /// No answer came.
@@ -89,11 +90,9 @@ impl Link {
             // The network keeps it for a while, and its client has long tried again.
             4 if self.manners == Manners::Late => {
                 let (link, answers) = (self.clone(), requests.len());
-                self.late.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(async move {
+                self.late.lock().spawn(async move {
                     link.pause(3_000).await;
                     link.exchange(&bytes, answers).await;
-                    link.late.fetch_sub(1, Ordering::SeqCst);
                 });
                 Vec::new()
             }
@@ -118,7 +117,7 @@ impl Link {
             std::io::Result::Ok(())
         };
         // An error is a node that is gone: what came before counts.
-        let _ = timeout(PATIENCE, exchanging).await.expect("a request hangs");
+        let _ = patiently("a request hangs", exchanging).await;
         came
     }
 }

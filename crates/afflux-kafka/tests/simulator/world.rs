@@ -27,7 +27,7 @@ use afflux_record::{Compression, batch::Builder};
 use afflux_types::{TopicName, TopicPartition};
 use kafka_protocol::messages::ApiVersionsRequest;
 use parking_lot::Mutex;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::task::JoinSet;
 
 use crate::{
     clients::{
@@ -38,7 +38,7 @@ use crate::{
     history::{Found, History, STEADY, Topic},
     link::{Link, Manners},
     producer,
-    sim::{ADDRESS, Node, PATIENCE, call, open_log},
+    sim::{ADDRESS, Node, call, open_log, patiently},
 };
 
 /// What is wrong with the broker, so that the checkers must find something.
@@ -100,7 +100,7 @@ pub(crate) async fn live(seed: u64, broken: Broken) -> History {
     world.wear_out();
     let stepping = world.step();
     let mut node = world.start().await;
-    let (calm, late) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (calm, late) = (Arc::new(AtomicBool::new(false)), Arc::default());
     let client = |number: u64| Client {
         link: Link {
             network: Arc::clone(&world.sim.network),
@@ -153,11 +153,12 @@ pub(crate) async fn live(seed: u64, broken: Broken) -> History {
     for _ in 0..LIVES {
         node = world.befall(node, &mut clients).await;
     }
-    while let Some(ended) = timeout(PATIENCE, clients.join_next()).await.expect("none hangs") {
+    while let Some(ended) = patiently("a client hangs", clients.join_next()).await {
         ended.unwrap();
     }
-    while late.load(Ordering::SeqCst) > 0 {
-        tokio::task::yield_now().await;
+    let mut late = std::mem::take(&mut *late.lock());
+    while let Some(ended) = patiently("a late request hangs", late.join_next()).await {
+        ended.unwrap();
     }
     calm.store(true, Ordering::SeqCst);
     node = world.restart(node, true).await;

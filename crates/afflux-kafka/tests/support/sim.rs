@@ -20,14 +20,29 @@ use tokio::{
     time::timeout,
 };
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-
 pub(crate) struct Node {
     pub(crate) log: Arc<EmbeddedLog>,
     address: std::net::SocketAddr,
     network: Arc<SimNetwork>,
     stop: watch::Sender<bool>,
     pub(crate) serving: JoinHandle<Result<(), StartError>>,
+}
+
+/// Waits for something that must come about, and panics when it does not: `what` says what went
+/// wrong then.
+///
+/// Patience is counted in short waits instead of being one long wait. A process that is stopped, or
+/// that others leave no time, comes back to find one of them over, and goes on with what it was at;
+/// a long one would be over with nothing done. What hangs is found after twenty seconds in which
+/// this process ran.
+pub(crate) async fn patiently<T>(what: &str, coming: impl Future<Output = T>) -> T {
+    let mut coming = std::pin::pin!(coming);
+    for _ in 0..2_000 {
+        if let Ok(came) = timeout(Duration::from_millis(10), &mut coming).await {
+            return came;
+        }
+    }
+    panic!("{what}");
 }
 
 /// How a log is opened: with threads, or to be stepped.
@@ -71,7 +86,7 @@ impl Node {
 
     pub(crate) async fn stop(self) {
         self.stop.send_replace(true);
-        timeout(PATIENCE, self.serving).await.expect("no handler hangs").unwrap().unwrap();
+        patiently("a handler hangs", self.serving).await.unwrap().unwrap();
         drop(self.log);
     }
 }
