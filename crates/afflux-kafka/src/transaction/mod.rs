@@ -357,7 +357,10 @@ impl Coordinator {
             return Err(ResponseError::ConcurrentTransactions);
         }
         let facts = &entry.facts;
-        let overflowed = bumps
+        // An end of before version 2 raises no epoch: whoever was fenced by its producer must not be
+        // taken for one who asks again.
+        let raised = bumps && facts.version >= EPOCH_BUMP;
+        let overflowed = raised
             && who == (Identity { id: facts.previous, epoch: EPOCH_LAST })
             && facts.producer.epoch == 0;
         if who.id != facts.producer.id && !overflowed {
@@ -368,9 +371,7 @@ impl Coordinator {
             State::CompleteAbort => Some(Marker::Abort),
             State::Empty | State::Ongoing => None,
         };
-        // No end raises to the very last epoch, only fencing does. An end of before version 2
-        // raises none: whoever was fenced by its producer must not be taken for that.
-        let raised = bumps && facts.version >= EPOCH_BUMP;
+        // No end raises to the very last epoch, only fencing does.
         let bumped = raised && who.epoch < EPOCH_LAST && who.epoch + 1 == facts.producer.epoch;
         let is_retry = completed.is_some() && (overflowed || bumped);
         if who.epoch != facts.producer.epoch && !is_retry {

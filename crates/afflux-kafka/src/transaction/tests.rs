@@ -153,6 +153,25 @@ fn whoever_was_fenced_is_not_taken_for_who_came_after() {
 }
 
 #[test]
+fn nor_is_one_that_had_used_up_its_epochs() {
+    let mut world = World::new();
+    let first = world.init(at(0), None).unwrap();
+    let mut facts = world.coordinator.describe("id").unwrap().0.clone();
+    (facts.producer.epoch, facts.version) = (EPOCH_LAST, EPOCH_BUMP);
+    world.coordinator.restore(at(0), "id".into(), facts);
+    let second = world.init(at(0), None).unwrap();
+    assert_eq!(second, who(102, 0));
+    world.add(second).unwrap();
+    // It does not raise its epoch, which is what the first would have been given.
+    world.end(second, Marker::Abort, 0).unwrap();
+    let first = who(first.id, EPOCH_LAST);
+    for marker in [Marker::Commit, Marker::Abort] {
+        let refused = world.end(first, marker, 2);
+        assert_eq!(refused, Err(ResponseError::InvalidProducerIdMapping));
+    }
+}
+
+#[test]
 fn a_time_out_aborts_and_a_late_commit_is_fenced() {
     let mut world = World::new();
     let me = world.init(at(0), None).unwrap();
