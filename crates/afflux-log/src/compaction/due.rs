@@ -11,7 +11,10 @@
 //!    at most. If that is not more, all of them are due. So what is written for the sake of the
 //!    journal's space is never more than what is given back.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use afflux_types::{Timestamp, TopicPartition};
 use hashbrown::{HashMap, HashSet};
@@ -141,7 +144,8 @@ impl Shared {
     pub(super) fn holding(&self, compacted: &VecDeque<(Arc<Topic>, i32)>) -> HashSet<u32> {
         let number =
             |(topic, p): &(Arc<Topic>, i32)| Some((topic.stream(*p)?, (topic.clone(), *p)));
-        let compacted: HashMap<u32, _> = compacted.iter().filter_map(number).collect();
+        // In order: what is read of them is read in the same order each time.
+        let compacted: BTreeMap<u32, _> = compacted.iter().filter_map(number).collect();
         let mut holding = HashSet::new();
         if compacted.is_empty() {
             return holding;
@@ -177,7 +181,7 @@ impl Shared {
             }
         }
         let mut bytes = 0;
-        for (topic, partition) in holding.iter().filter_map(|number| compacted.get(number)) {
+        for (_, (topic, partition)) in compacted.iter().filter(|(it, _)| holding.contains(*it)) {
             let at = TopicPartition::new(topic.name.clone(), *partition);
             // What can not be read is told when it is looked at.
             bytes += self.bytes_of(&at).unwrap_or(u64::MAX / 2);
