@@ -38,7 +38,7 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use sim::{Node, call, frame, patiently, receive, wire_name};
+use sim::{Node, call, frame, open_log, patiently, receive, small, wire_name};
 use tokio::{io::AsyncWriteExt, task::JoinSet, time::timeout};
 
 const CLIENTS: u64 = 6;
@@ -59,7 +59,7 @@ async fn start(sim: &Sim) -> Node {
 
 async fn start_with(sim: &Sim, options: Options) -> Node {
     let options = Options { connections_max: CONNECTIONS_MAX, ..options };
-    Node::start(sim, EmbeddedLog::open, options).await
+    Node::start(sim, open_log(sim, EmbeddedLog::open, small()), options).await
 }
 
 fn partition(partition: i32) -> TopicPartition {

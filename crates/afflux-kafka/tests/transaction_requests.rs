@@ -20,7 +20,7 @@ use kafka_protocol::{
     },
     protocol::{Request, StrBytes},
 };
-use sim::{Node, call, wire_name};
+use sim::{Node, call, open_log, small, wire_name};
 
 /// Asks in each version that the node serves; the first error of each answer, where it has one.
 async fn every<R: Request>(
@@ -42,7 +42,8 @@ async fn every_version_is_answered() {
     let text = StrBytes::from_static_str;
     let id = || TransactionalId(text("id"));
     let sim = Sim::new(1);
-    let node = Node::start(&sim, EmbeddedLog::open, Options::default()).await;
+    let log = open_log(&sim, EmbeddedLog::open, small());
+    let node = Node::start(&sim, log, Options::default()).await;
     let versions = call(&node, 4, &ApiVersionsRequest::default()).await;
     let features = versions.finalized_features.iter();
     let features: Vec<_> = features.map(|one| (&*one.name, one.max_version_level)).collect();

@@ -41,7 +41,7 @@ use kafka_protocol::{
 };
 use producer::{Ask, outcome};
 use reading::visible;
-use sim::{Node, call, patiently, wire_name};
+use sim::{Node, call, open_log, patiently, small, wire_name};
 use tokio::task::JoinSet;
 
 const PARTITIONS: i32 = 3;
@@ -56,7 +56,7 @@ fn topic() -> TopicName {
 async fn start(sim: &Sim) -> Arc<Node> {
     let options =
         Options { group_records_spare: 4, transaction_records_spare: 4, ..Options::default() };
-    let node = Node::start(sim, EmbeddedLog::open, options).await;
+    let node = Node::start(sim, open_log(sim, EmbeddedLog::open, small()), options).await;
     node.log.ensure_topic(&TopicSpec { name: topic(), partitions: PARTITIONS }).unwrap();
     // Before anything fails it serves.
     assert!(committed(&node, "nobody", true).await.is_ok());

@@ -12,7 +12,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use afflux_record::Header;
+use afflux_record::{Compression, Header};
 use afflux_types::{Offset, ProducerId};
 use kafka_protocol::{
     ResponseError,
@@ -82,6 +82,22 @@ impl Client {
 
     fn partition(&self) -> i32 {
         self.below(PARTITIONS as u64) as i32
+    }
+
+    /// The beginning of a value that has a key.
+    fn key(&self) -> String {
+        format!("k{}.", self.below(4))
+    }
+
+    /// How a batch is packed: mostly not at all.
+    fn compression(&self) -> Compression {
+        match self.below(12) {
+            0 => Compression::Gzip,
+            1 => Compression::Snappy,
+            2 => Compression::Lz4,
+            3 => Compression::Zstd,
+            _ => Compression::None,
+        }
     }
 
     /// A value of a name, now and then so large that the log takes it in pieces.

@@ -50,8 +50,8 @@ pub(crate) struct Transaction {
     /// Producer id, epoch and a number: transactions of one id can only be committed in this order.
     pub(crate) order: (i64, i16, i64),
     pub(crate) writes: Vec<(i32, Value)>,
-    /// What it wrote to whichever topic has the name of those that come and go.
-    pub(crate) passing: Vec<Value>,
+    /// What it wrote to partition 0 of whichever topics have the names of those that lose records.
+    pub(crate) passing: Vec<(Kind, Value)>,
     /// What committed readers gave it while it was open.
     pub(crate) reads: Vec<Value>,
     /// The record that it was made from, if it was made from one, with its offset.

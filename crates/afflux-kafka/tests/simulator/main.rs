@@ -52,7 +52,7 @@ async fn no_world_shows_a_fault() {
 #[tokio::test]
 async fn what_worlds_are_for_happens_in_them() {
     let mut missing = vec!["deleted", "trimmed", "grown", "retained", "compacted", "exhausted"];
-    for seed in 0..16 {
+    for seed in 0..48 {
         let history = &live(seed, Broken::Nothing).await;
         let is_done = |deed: &&Deed| deed.outcome == Outcome::Done(());
         let did = |is: fn(What) -> bool| history.deeds.iter().filter(is_done).any(|it| is(it.what));

@@ -4,7 +4,8 @@
 //! 1. All clients begin. One task steps the log and moves the clock, and what blocks takes its turn
 //!    among all tasks: the seed decides what comes when. Some producers have few epochs left.
 //! 2. The node lives several lives. Each ends with a power cut, at a write or a sync or anywhere,
-//!    with a disk that fails, or in order; meanwhile the disk may fill up and the clock may jump.
+//!    with a disk that fails, or in order; meanwhile the disk may fill up, something can not be
+//!    read, and the clock may jump. Each has sizes of its own, of files, blocks and what is kept.
 //! 3. When all clients are done it is restarted once more, what they left open is fenced, and
 //!    everything is read. Then so much time goes by that commits are no longer kept.
 
@@ -22,7 +23,7 @@ use afflux_env::{
     sim::{Failure, Operation, Sim, SimRandom},
 };
 use afflux_kafka::Options;
-use afflux_log::{EmbeddedLog, Entry, Group, Log as _, TopicSpec, settings::Settings};
+use afflux_log::{EmbeddedLog, Entry, Group, Log as _, LogOptions, TopicSpec, settings::Settings};
 use afflux_record::{Compression, batch::Builder};
 use afflux_types::{TopicName, TopicPartition};
 use kafka_protocol::messages::ApiVersionsRequest;
@@ -38,7 +39,7 @@ use crate::{
     history::{Found, History, STEADY, Topic},
     link::{Link, Manners},
     producer,
-    sim::{ADDRESS, Node, call, open_log, patiently},
+    sim::{ADDRESS, Node, call, open_log, patiently, small},
 };
 
 /// What is wrong with the broker, so that the checkers must find something.
@@ -204,7 +205,7 @@ impl World {
 
     /// Some ids have used up nearly all epochs of their producers when the world begins.
     fn wear_out(&self) {
-        let log = open_log(&self.sim, EmbeddedLog::open_stepped);
+        let log = open_log(&self.sim, EmbeddedLog::open_stepped, small());
         let name = TopicName::new("__transaction_state").unwrap();
         log.ensure_topic(&TopicSpec { name: name.clone(), partitions: 1 }).unwrap();
         for id in IDS.into_iter().filter(|_| self.random.below(2) == 0) {
@@ -231,6 +232,23 @@ impl World {
         log.shutdown();
     }
 
+    /// Of a life, whatever they were before: some keep everything in memory, others nothing.
+    fn sizes(&self) -> LogOptions {
+        let one_of = |sizes: [u64; 3]| sizes[self.random.below(3) as usize];
+        let file_bytes = one_of([16 << 10, 32 << 10, 64 << 10]);
+        LogOptions {
+            file_bytes,
+            first_file_bytes: file_bytes,
+            hot_bytes: one_of([0, 8 << 10, 32 << 20]) as usize,
+            block_bytes: one_of([1 << 10, 4 << 10, 64 << 10]),
+            block_cache_bytes: one_of([0, 16 << 10, 64 << 10]) as usize,
+            index_cache_bytes: one_of([0, 1 << 10, 16 << 20]) as usize,
+            compaction_bytes_max: one_of([1, 200, 64 << 20]) as usize,
+            spares_max: one_of([0, 1, 16]) as usize,
+            ..small()
+        }
+    }
+
     async fn start(&self) -> Node {
         let options = Options {
             connections_max: 64,
@@ -246,7 +264,8 @@ impl World {
             rewrite_bytes: 1 + self.random.below(400) as usize,
             ..Options::default()
         };
-        let node = Node::start(&self.sim, EmbeddedLog::open_stepped, options).await;
+        let log = open_log(&self.sim, EmbeddedLog::open_stepped, self.sizes());
+        let node = Node::start(&self.sim, log, options).await;
         *self.log.lock() = Some(Arc::clone(&node.log));
         // Before anything fails it serves.
         call(&node, 0, &ApiVersionsRequest::default()).await;
@@ -296,6 +315,11 @@ impl World {
             3 => true,
             _ => false,
         };
+        // Nobody forgets it but a crash.
+        for _ in 0..if crashes { self.random.below(4) } else { 0 } {
+            let failure = Failure::Error(std::io::ErrorKind::Other);
+            self.sim.disk.fail_at(Operation::Read, 1 + self.random.below(300), failure);
+        }
         let begun = self.steps.load(Ordering::SeqCst);
         let end = begun + 100 + self.random.below(2_000);
         let is_filled = self.random.below(4) == 0;

@@ -54,6 +54,7 @@ pub(crate) struct Client<L> {
     /// What it is in the group whose offsets it commits.
     pub(crate) generation: i32,
     pub(crate) member: StrBytes,
+    pub(crate) compression: Compression,
     sequences: HashMap<(String, i32), i32>,
 }
 
@@ -80,6 +81,7 @@ impl<L: Ask> Client<L> {
                         is_modern,
                         generation: -1,
                         member: StrBytes::new(),
+                        compression: Compression::None,
                         sequences: HashMap::new(),
                     });
                 }
@@ -111,14 +113,14 @@ impl<L: Ask> Client<L> {
             .try_for_each(|result| outcome(result.partition_error_code))
     }
 
-    fn batch(&self, topic: &str, partition: i32, value: &str) -> Bytes {
+    fn batch(&self, topic: &str, partition: i32, key: Option<&str>, value: &str) -> Bytes {
         let producer = Producer {
             id: ProducerId(self.producer),
             epoch: ProducerEpoch(self.epoch),
             base_sequence: self.sequences.get(&at(topic, partition)).copied().unwrap_or(0),
         };
-        let mut builder = Builder::new(Compression::None).producer(producer).transactional();
-        builder.push(Timestamp(1), None, Some(value.as_bytes()));
+        let mut builder = Builder::new(self.compression).producer(producer).transactional();
+        builder.push(Timestamp(1), key.map(str::as_bytes), Some(value.as_bytes()));
         builder.finish().unwrap()
     }
 
@@ -127,18 +129,19 @@ impl<L: Ask> Client<L> {
         partition: i32,
         value: &str,
     ) -> Result<(), ResponseError> {
-        self.produce_to("t", partition, value).await
+        self.produce_to("t", partition, None, value).await
     }
 
     pub(crate) async fn produce_to(
         &mut self,
         topic: &str,
         partition: i32,
+        key: Option<&str>,
         value: &str,
     ) -> Result<(), ResponseError> {
         let data = PartitionProduceData::default()
             .with_index(partition)
-            .with_records(Some(self.batch(topic, partition, value)));
+            .with_records(Some(self.batch(topic, partition, key, value)));
         let name = wire_name(topic);
         let data = TopicProduceData::default().with_name(name).with_partition_data(vec![data]);
         let request = ProduceRequest::default()

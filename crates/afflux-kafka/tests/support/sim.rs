@@ -51,9 +51,9 @@ type Open = fn(&Env, &Path, LogOptions) -> Result<EmbeddedLog, OpenError>;
 /// Where nodes listen.
 pub(crate) const ADDRESS: &str = "127.0.0.1:9092";
 
-/// The log of a world.
-pub(crate) fn open_log(sim: &Sim, open: Open) -> EmbeddedLog {
-    let options = LogOptions {
+/// Sizes of which a world can fill many.
+pub(crate) fn small() -> LogOptions {
+    LogOptions {
         file_bytes: 64 << 10,
         first_file_bytes: 64 << 10,
         block_bytes: 4 << 10,
@@ -64,14 +64,17 @@ pub(crate) fn open_log(sim: &Sim, open: Open) -> EmbeddedLog {
         free_bytes_min: 0,
         retention_check: Duration::from_millis(5),
         ..LogOptions::default()
-    };
+    }
+}
+
+/// The log of a world.
+pub(crate) fn open_log(sim: &Sim, open: Open, options: LogOptions) -> EmbeddedLog {
     open(&sim.env(), Path::new("/data"), options).unwrap()
 }
 
 impl Node {
-    pub(crate) async fn start(sim: &Sim, open: Open, options: Options) -> Self {
-        let env = sim.env();
-        let log = Arc::new(open_log(sim, open));
+    pub(crate) async fn start(sim: &Sim, log: EmbeddedLog, options: Options) -> Self {
+        let (env, log) = (sim.env(), Arc::new(log));
         let listener = env.network.listen(ADDRESS.parse().unwrap()).await.unwrap();
         let address = listener.address();
         let (stop, stopping) = watch::channel(false);

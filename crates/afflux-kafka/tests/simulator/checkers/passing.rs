@@ -4,6 +4,8 @@
 //! of its history that may be gone: records below where its partitions begin, and what compaction
 //! may take. Then it must have begun, and ended, where it was told to.
 
+use std::collections::BTreeSet;
+
 use super::{
     Fault, Findings, aborted, differs, lost, of_topic, reordered, stuck, torn, twice, unseen,
     went_back,
@@ -30,32 +32,56 @@ fn kept(history: &History, topic: Topic, kind: Kind) -> Findings {
     (whole.commits, whole.looks) = (Vec::new(), Vec::new());
     for transaction in &mut whole.transactions {
         let values = std::mem::take(&mut transaction.passing);
-        transaction.writes = values.into_iter().map(|value| (0, value)).collect();
+        let its = values.into_iter().filter(|(of, _)| *of == kind);
+        transaction.writes = its.map(|(_, value)| (0, value)).collect();
     }
     let checks = [differs, aborted, twice, reordered, went_back, stuck];
     let mut findings: Findings = checks.iter().flat_map(|check| check(&whole)).collect();
     if left.is_some() {
+        findings.extend(keyless(&whole, kind));
+        let mut rest = without_gone(&whole, kind);
         // Whichever topic had the name took it.
-        let all: Vec<_> = whole.found.get(&0).map(|found| found.all.clone()).unwrap_or_default();
-        for transaction in &mut whole.transactions {
-            transaction.writes.retain(|(_, value)| all.iter().any(|(_, there)| there == value));
+        let found = whole.found.get(&0).map_or(&[][..], |found| last_read(found, kind));
+        for transaction in &mut rest.transactions {
+            transaction.writes.retain(|(_, value)| found.iter().any(|(_, there)| there == value));
         }
         let checks = [lost, unseen, torn];
-        let rest = without_gone(&whole, kind);
         findings.extend(checks.iter().flat_map(|check| check(&rest)));
     }
     findings.into_iter().map(|(fault, what)| (fault, format!("{kind:?} {topic}: {what}"))).collect()
+}
+
+/// What was there when its last reader came. Compaction may have taken some since the first.
+fn last_read(found: &Found, kind: Kind) -> &[(i64, Value)] {
+    if kind == Kind::Compacted { &found.committed } else { &found.all }
+}
+
+/// Of each key that was committed there is a record.
+fn keyless(whole: &History, kind: Kind) -> Findings {
+    let nothing = Found::default();
+    let found = whole.found.get(&0).unwrap_or(&nothing);
+    let has_key = |value: &Value| found.committed.iter().any(|(_, it)| key_of(it) == key_of(value));
+    let done = whole.transactions.iter().filter(|it| it.outcome == Outcome::Done(()));
+    let values = done.flat_map(|it| &it.writes).map(|(_, value)| value);
+    values
+        .filter(|value| kind == Kind::Compacted && !has_key(value))
+        .map(|value| (Fault::Lost, format!("{value}, and all of its key")))
+        .collect()
 }
 
 /// A topic's history without what may be gone of it.
 fn without_gone(whole: &History, kind: Kind) -> History {
     let nothing = Found::default();
     let of = |partition: i32| whole.found.get(&partition).unwrap_or(&nothing);
+    // Compaction takes what was aborted.
+    let undone = whole.transactions.iter().filter(|it| it.outcome != Outcome::Done(()));
+    let undone: BTreeSet<&Value> =
+        undone.flat_map(|it| it.writes.iter().map(|(_, value)| value)).collect();
     let may_be_gone = |partition: i32, offset: i64, value: &Value| {
         let found = of(partition);
         let mut later = found.committed.iter().filter(|(at, _)| *at > offset);
-        let is_old = kind == Kind::Compacted && later.any(|(_, it)| key_of(it) == key_of(value));
-        offset < found.start || is_old
+        let mut is_old = || later.any(|(_, it)| key_of(it) == key_of(value));
+        offset < found.start || kind == Kind::Compacted && (undone.contains(value) || is_old())
     };
     let mut rest = whole.clone();
     let records = whole.batches.iter().flat_map(|batch| {
@@ -70,7 +96,7 @@ fn without_gone(whole: &History, kind: Kind) -> History {
     rest.batches = records
         .filter(|record| {
             let (at, value) = (record.partition, &record.values[0]);
-            let is_there = || of(at).all.iter().any(|(_, there)| there == value);
+            let is_there = || last_read(of(at), kind).iter().any(|(_, there)| there == value);
             match record.outcome {
                 Outcome::Done(Some(offset)) => !may_be_gone(at, offset, value) || is_there(),
                 // Nobody knows where it was.
@@ -84,8 +110,9 @@ fn without_gone(whole: &History, kind: Kind) -> History {
     for poll in &mut rest.polls {
         let (at, found) = (poll.partition, of(poll.partition));
         poll.from = poll.from.max(found.start);
+        let there = if poll.is_committed { &found.committed } else { &found.all };
         poll.records.retain(|(offset, value)| {
-            found.all.contains(&(*offset, value.clone())) || !may_be_gone(at, *offset, value)
+            there.contains(&(*offset, value.clone())) || !may_be_gone(at, *offset, value)
         });
     }
     rest

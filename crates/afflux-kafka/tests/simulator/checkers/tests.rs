@@ -239,7 +239,7 @@ fn passing() -> History {
         outcome: Outcome::Done(Some(base)),
     };
     history.batches.extend([batch(&["k.1", "k.2"], 0), batch(&["k.3"], 2)]);
-    history.transactions[0].passing = text(&["k.4"]);
+    history.transactions[0].passing = vec![(Kind::Passing, "k.4".to_owned())];
     let deed = |topic, what, begun, outcome| Deed { topic, what, begun, ended: begun + 1, outcome };
     history.deeds = vec![
         deed(here, What::Grow(1), 20, Outcome::Done(())),
@@ -332,6 +332,7 @@ fn compaction_must_leave_the_last_record_of_each_key() {
     let compacted = |last: &str| {
         let mut history = passing();
         history.kinds.insert(Topic::from_u128(1), Kind::Compacted);
+        history.transactions[0].passing[0].0 = Kind::Compacted;
         history.deeds[1].outcome = Outcome::Refused;
         let found = here(&mut history);
         (found.start, found.all) = (0, records(&[(3, last)]));
@@ -339,6 +340,14 @@ fn compaction_must_leave_the_last_record_of_each_key() {
         history
     };
     assert_eq!(faults(&compacted("k.4")), []);
+    let mut aborted = compacted("k.4");
+    aborted.transactions[1].passing = vec![(Kind::Compacted, "other.5".to_owned())];
+    let last = aborted.polls[3].clone();
+    let read = Poll { from: 4, next: 5, high: 5, begun: 49, ended: 50, ..last };
+    aborted.polls.push(Poll { records: records(&[(4, "other.5")]), ..read });
+    assert_eq!(faults(&aborted), [], "compaction takes what was aborted");
+    aborted.transactions[1].outcome = Outcome::Done(());
+    assert!(faults(&aborted).iter().any(|(_, what)| what.ends_with("all of its key")));
     let mut taken = compacted("k.4");
     taken.batches[1].values[1] = "other.2".to_owned();
     taken.polls[2].records[1].1 = "other.2".to_owned();

@@ -3,10 +3,7 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use afflux_record::{
-    Compression,
-    batch::{Builder, Producer},
-};
+use afflux_record::batch::{Builder, Producer};
 use afflux_types::{ProducerEpoch, ProducerId, Timestamp};
 use bytes::Bytes;
 use kafka_protocol::{
@@ -125,12 +122,12 @@ impl Instance {
         let producer = self.producer;
         let partition = client.below(self.partitions as u64) as i32;
         let value = |_| {
-            let key = if self.has_keys { format!("k{}.", client.below(4)) } else { String::new() };
+            let key = if self.has_keys { client.key() } else { String::new() };
             client.value(format!("{key}i{producer}.{}", client.diary.number()))
         };
         let values: Vec<_> = (0..=client.below(2)).map(value).collect();
         let sequence = self.sequences.entry(partition).or_default();
-        let mut builder = Builder::new(Compression::None);
+        let mut builder = Builder::new(client.compression());
         if !client.diary.forgets.load(Ordering::SeqCst) {
             let (id, epoch) = (ProducerId(self.id), ProducerEpoch(0));
             builder = builder.producer(Producer { id, epoch, base_sequence: *sequence });

@@ -40,12 +40,17 @@ fn settings(name: &str) -> Vec<(&'static str, &'static str)> {
     let kept = ("retention.ms", "-1");
     match name {
         RETAINED => vec![kept, ("retention.bytes", "9000")],
-        COMPACTED => vec![("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0")],
+        COMPACTED => vec![
+            ("cleanup.policy", "compact"),
+            ("min.cleanable.dirty.ratio", "0"),
+            ("delete.retention.ms", "20"),
+        ],
         _ => vec![kept],
     }
 }
 
-fn kind(name: &str) -> Kind {
+/// What becomes of topics of a name.
+pub(crate) fn kind(name: &str) -> Kind {
     match name {
         RETAINED => Kind::Retained,
         COMPACTED => Kind::Compacted,

@@ -10,10 +10,10 @@ use kafka_protocol::{ResponseError, protocol::StrBytes};
 use super::{
     Client,
     consumers::{alive, join},
-    keeper::PASSING,
+    keeper::{COMPACTED, PASSING, RETAINED, kind},
 };
 use crate::{
-    history::{Outcome, STEADY, Transaction},
+    history::{Kind, Outcome, STEADY, Transaction, key_of},
     link::{LOST, Link, Manners},
     producer,
 };
@@ -136,7 +136,8 @@ async fn begin(client: &Client, id: &str) -> Option<Producer> {
     let is_modern = client.below(3) > 0;
     let manners = if is_modern { Manners::Late } else { Manners::Orderly };
     for _ in 0..40 {
-        if let Ok(begun) = Producer::init(client.link.with(manners), id, is_modern).await {
+        if let Ok(mut begun) = Producer::init(client.link.with(manners), id, is_modern).await {
+            begun.compression = client.compression();
             return Some(begun);
         }
         client.link.pause(200).await;
@@ -194,18 +195,22 @@ async fn write(
     commit(client, producer, this).await
 }
 
-/// Writes to a topic that may go any time.
+/// Writes to a topic that may lose it any time, or may go.
 async fn pass(
     client: &Client,
     producer: &mut Producer,
     this: &mut Transaction,
 ) -> Result<(), ResponseError> {
+    let name = [PASSING, RETAINED, COMPACTED][client.below(3) as usize];
     if !producer.is_modern {
-        again!(client, producer.add_in(PASSING, &[0]))?;
+        again!(client, producer.add_in(name, &[0]))?;
     }
-    let value = client.value(format!("{}.{}.p", this.id, this.order.2));
-    this.passing.push(value.clone());
-    again!(client, producer.produce_to(PASSING, 0, &value))
+    let has_key = kind(name) == Kind::Compacted;
+    let key = if has_key { client.key() } else { String::new() };
+    let value = client.value(format!("{key}{}.{}.p", this.id, this.order.2));
+    this.passing.push((kind(name), value.clone()));
+    let key = has_key.then(|| key_of(&value));
+    again!(client, producer.produce_to(name, 0, key, &value))
 }
 
 /// Turns a record into another.
