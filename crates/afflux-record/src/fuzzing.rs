@@ -192,8 +192,9 @@ pub const CHANGELOG: Target = Target {
             one_epoch(&bytes.into());
         }
     },
-    seeds: || vec![an_epoch(true), an_epoch(false)],
-    held_bytes_max: |bytes| 16 * bytes + (16 << 10),
+    seeds: || vec![an_epoch(true, 0), an_epoch(false, 0), an_epoch(false, 20)],
+    // A table of nothing is twenty bytes, and two of arrow's arrays in memory.
+    held_bytes_max: |bytes| 64 * bytes + (16 << 10),
 };
 
 fn one_epoch(bytes: &Bytes) {
@@ -214,7 +215,8 @@ fn a_schema() -> SchemaRef {
     .into()
 }
 
-fn an_epoch(whole: bool) -> Vec<u8> {
+/// An epoch with changes or without, and some tables in which nothing changed.
+fn an_epoch(whole: bool, empty: u32) -> Vec<u8> {
     let columns: Vec<ArrayRef> = vec![
         std::sync::Arc::new(Int64Array::from(vec![Some(1), None])),
         std::sync::Arc::new(StringArray::from(vec![Some("x"), Some("yz")])),
@@ -222,6 +224,13 @@ fn an_epoch(whole: bool) -> Vec<u8> {
     ];
     let batch = RecordBatch::try_new(a_schema(), columns).unwrap();
     let topic = afflux_types::TopicName::new("t").unwrap();
+    let table = |id, keys: Vec<&[u8]>, values| TableDelta {
+        table: afflux_types::TableId(id),
+        keys: BinaryArray::from(keys),
+        values: BinaryArray::from(values),
+    };
+    let mut tables = vec![table(1, vec![b"k", b"l"], vec![Some(b"v".as_slice()), None])];
+    tables.extend((0..empty).map(|n| table(2 + n, Vec::new(), Vec::new())));
     let frame = EpochFrame {
         tick: Tick(7),
         time: Timestamp(8),
@@ -230,11 +239,7 @@ fn an_epoch(whole: bool) -> Vec<u8> {
             next: Offset(9),
             watermark: Timestamp(10),
         }],
-        tables: vec![TableDelta {
-            table: afflux_types::TableId(1),
-            keys: BinaryArray::from(vec![b"k".as_slice(), b"l"]),
-            values: BinaryArray::from(vec![Some(b"v".as_slice()), None]),
-        }],
+        tables,
         changes: whole.then(|| Changes { batch, weights: Some(Int64Array::from(vec![1, -1])) }),
     };
     changelog::encode(&frame).unwrap().to_vec()

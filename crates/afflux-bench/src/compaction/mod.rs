@@ -249,10 +249,14 @@ fn fill(
     })
 }
 
-/// Lets the system forget what it has of a log in memory.
+/// Lets the system forget what it has of a log in memory. A file that the log's threads give another
+/// name meanwhile is new.
 fn forget_log(log: &EmbeddedLog) -> Result<()> {
     for entry in std::fs::read_dir(log.dir())? {
-        forget(&File::open(entry?.path())?)?;
+        match File::open(entry?.path()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            file => forget(&file?)?,
+        }
     }
     Ok(())
 }
