@@ -71,9 +71,9 @@ fn walk(api: &Api, version: i16, body: &[u8]) -> Result<(), MalformedRequest> {
 }
 
 /// What decoding a body may take: a structure in memory is larger than its bytes on the wire,
-/// within reason.
+/// within reason, and an error holds its backtrace.
 fn allowance(bytes: usize) -> usize {
-    4_096 + 512 * bytes
+    8_192 + 512 * bytes
 }
 
 #[test]
