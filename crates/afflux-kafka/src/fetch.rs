@@ -127,12 +127,12 @@ async fn read(
     let looked: Vec<_> =
         wanted.map(|wanted| (wanted, look(&broker.log, wanted, isolation))).collect();
     let partitions = looked.iter().filter(|(_, at)| matches!(at, Ok(at) if at.has_more)).count();
-    let mut room = Room { bytes: bytes_max, is_first: true, partitions, sweep: None };
+    let mut room = Room { bytes: bytes_max, is_first: true, partitions };
     let mut got: Vec<Got> = Vec::with_capacity(looked.len());
     for (wanted, at) in &looked {
         let fetch =
             |at: &_, from, most, _: Option<&_>| broker.log.fetch_hot(at, from, most, isolation);
-        match read_one(wanted, at, &mut room, fetch) {
+        match read_one(wanted, at, (&mut room, None), fetch) {
             Ok(None) => break,
             one => got.extend(one.transpose()),
         }
@@ -147,18 +147,25 @@ async fn read(
     let task = blocking(&broker.log, move |log| {
         let old = on_disk.iter().filter(|(_, at)| matches!(at, Ok(at) if at.has_more));
         let old = old.filter_map(|(wanted, _)| Some((wanted.at.as_ref().ok()?, wanted.from)));
-        room.sweep = log.sweep(old, room.bytes);
-        let read = on_disk.iter().map(|(wanted, at)| {
-            let fetch = |at: &_, from, most, sweep: Option<&_>| {
-                let got = match sweep {
-                    Some(sweep) => log.fetch_along(sweep, at, from, most, isolation),
-                    None => log.fetch(at, from, most, isolation),
-                };
-                got.map(Some)
+        let sweep = log.sweep(old, room.bytes);
+        let fetch = |at: &_, from, most, sweep: Option<&_>| {
+            let got = match sweep {
+                Some(sweep) => log.fetch_along(sweep, at, from, most, isolation),
+                None => log.fetch(at, from, most, isolation),
             };
-            read_one(wanted, at, &mut room, fetch)?.ok_or(ResponseError::UnknownServerError)
-        });
-        read.collect::<Vec<_>>()
+            got.map(Some)
+        };
+        let read = |mut room: Room, sweep: Option<&_>| {
+            let read = on_disk.iter().map(|(wanted, at)| {
+                let got = read_one(wanted, at, (&mut room, sweep), fetch)?;
+                got.ok_or(ResponseError::UnknownServerError)
+            });
+            read.collect::<Vec<_>>()
+        };
+        let got = read(room, sweep.as_ref());
+        // Nobody is held up by one that can not be read, and so never comes further.
+        let is_stuck = on_disk.iter().zip(&got).any(|((_, at), got)| at.is_ok() && got.is_err());
+        if sweep.is_some() && is_stuck { read(room, None) } else { got }
     });
     got.extend(task.await.unwrap_or_else(|_| vec![Err(ResponseError::UnknownServerError); count]));
     got
@@ -166,6 +173,7 @@ async fn read(
 
 /// What is left for an answer's batches. Partitions share it, so that none waits for another, and
 /// who reads old records of many comes through the log with all of them at once.
+#[derive(Clone, Copy)]
 struct Room {
     bytes: usize,
     /// So many have something, and have not had their part.
@@ -173,8 +181,6 @@ struct Room {
     /// Nothing was found yet. The first batch of the first partition that has any is passed on
     /// however large it is, so that nobody is stuck behind it.
     is_first: bool,
-    /// Who goes along it takes what it finds there.
-    sweep: Option<Sweep>,
 }
 
 impl Room {
@@ -204,11 +210,12 @@ impl Room {
     }
 }
 
-/// Reads one partition within the room that is left; `None` if `fetch` gives nothing.
+/// Reads one partition within the room that is left, of which who goes along a sweep takes what it
+/// finds there; `None` if `fetch` gives nothing.
 fn read_one(
     wanted: &Wanted,
     at: &Result<At, ResponseError>,
-    room: &mut Room,
+    (room, sweep): (&mut Room, Option<&Sweep>),
     fetch: impl Fn(&TopicPartition, Offset, usize, Option<&Sweep>) -> Result<Option<Batches>, ReadError>,
 ) -> Result<Option<Batches>, ResponseError> {
     let At { bounds, has_more } = at.as_ref().map_err(|error| *error)?;
@@ -217,7 +224,7 @@ fn read_one(
         let (batches, aborted) = (Vec::new(), Vec::new());
         return Ok(Some(Batches { batches, aborted, next: wanted.from, bounds: *bounds }));
     }
-    let sweep = room.sweep.as_ref().filter(|sweep| sweep.takes(partition));
+    let sweep = sweep.filter(|sweep| sweep.takes(partition));
     let most = if sweep.is_some() { room.most(wanted) } else { room.part(wanted) };
     let got = fetch(partition, wanted.from, most, sweep);
     if !matches!(got, Ok(None)) {
@@ -367,8 +374,12 @@ impl Encoder {
 
 #[cfg(test)]
 mod tests {
-    use afflux_log::AbortedTransaction;
-    use afflux_types::ProducerId;
+    use std::path::Path;
+
+    use afflux_env::{Disk as _, OpenMode, sim::Sim};
+    use afflux_log::{AbortedTransaction, Entry, Group, TopicSpec};
+    use afflux_record::{Compression, batch::Builder};
+    use afflux_types::{ProducerId, Timestamp, TopicName};
     use bytes::Buf;
     use kafka_protocol::{
         messages::{FetchResponse, ResponseHeader},
@@ -376,6 +387,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::{Options, fuzzing::broker::alone};
 
     #[test]
     fn answers_decode_as_kafkas_in_every_version() {
@@ -443,5 +455,60 @@ mod tests {
             assert_eq!((second.partition_index, second.error_code), (3, 1));
             assert_eq!(second.records.as_deref(), Some(&b""[..]));
         }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_held_up_by_who_can_not_be_read() {
+        const RECORDS: i64 = 200;
+        let sim = Sim::new(1);
+        let at = |p| TopicPartition::new(TopicName::new("t").unwrap(), p);
+        let broker = alone(&sim, Options::default());
+        let spec = TopicSpec { name: at(0).topic, partitions: 2 };
+        broker.log.create_topic(&spec).unwrap();
+        for n in 0..RECORDS {
+            for p in 0..2 {
+                let mut builder = Builder::new(Compression::None);
+                let value = format!("{n} of {p} {}", "v".repeat(1_000));
+                builder.push(Timestamp(1), None, Some(value.as_bytes()));
+                let entry = Entry { partition: at(p), batch: builder.finish().unwrap() };
+                broker.log.append(&Group { entries: vec![entry] }).wait().unwrap();
+            }
+        }
+        let files = || sim.disk.list(Path::new("/data/journal")).unwrap().into_iter();
+        let first = files().find(|path| path.extension().is_some_and(|is| is == "journal"));
+        let first = first.unwrap();
+        while !files().any(|path| path == first.with_extension("index")) {
+            std::thread::yield_now();
+        }
+        drop(broker);
+        let file = sim.disk.open(&first, OpenMode::Write).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        let value = bytes.windows(6).position(|part| part == b"0 of 0").unwrap();
+        file.write_all_at(b"1", value as u64).unwrap();
+
+        let broker = alone(&sim, Options::default());
+        let mut next = Offset(0);
+        for _ in 0..RECORDS {
+            let wanted = |(index, from)| Wanted {
+                index,
+                epoch: Ok(()),
+                at: Ok(at(index)),
+                from,
+                bytes_max: 1 << 20,
+            };
+            let topics = [WantedTopic {
+                name: StrBytes::from_static_str("t"),
+                id: uuid::Uuid::nil(),
+                partitions: [(0, Offset(0)), (1, next)].map(wanted).into(),
+            }];
+            let got = read(&broker, &topics, 4 << 10, Isolation::Uncommitted).await;
+            assert_eq!(got[0].as_ref().err(), Some(&ResponseError::KafkaStorageError));
+            next = got[1].as_ref().unwrap().next;
+            if next == Offset(RECORDS) {
+                return;
+            }
+        }
+        panic!("the other comes to {next} of {RECORDS}");
     }
 }

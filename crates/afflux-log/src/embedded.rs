@@ -561,11 +561,12 @@ impl Wake for Unpark {
 }
 
 /// Waits for a ticket on this thread, whether or not it belongs to an async runtime: what it
-/// waits for happens on the journal's own threads.
+/// waits for happens on the journal's own threads. Unconstrained, for a task whose budget is used
+/// up would be woken only once it yields, which it does not.
 pub(crate) fn block_on(ticket: Ticket) -> Result<Appended, AppendError> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut cx = Context::from_waker(&waker);
-    let mut ticket = pin!(ticket);
+    let mut ticket = pin!(tokio::task::unconstrained(ticket));
     loop {
         match ticket.as_mut().poll(&mut cx) {
             Poll::Ready(outcome) => return outcome,

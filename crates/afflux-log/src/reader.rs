@@ -205,12 +205,11 @@ impl<'a> Stretch<'a> {
         let is_much =
             stretch.bytes >= blocks.block_bytes / BLOCK_PART_MIN && stretch.is_worth_all();
         stretch.in_blocks = is_sealed && (is_much || sweep.is_some());
-        if stretch.in_blocks && sweep.is_some() {
-            // That was done for all.
-        } else if stretch.in_blocks {
-            blocks.will_read(file, stretch.from, stretch.ahead());
-        } else {
-            stretch.announce();
+        match sweep {
+            // That was done for all who go along.
+            Some(_) if stretch.in_blocks => {}
+            None if stretch.in_blocks => blocks.will_read(file, stretch.from, stretch.ahead()),
+            _ => stretch.announce(),
         }
         stretch
     }

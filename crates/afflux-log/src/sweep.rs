@@ -82,14 +82,14 @@ impl EmbeddedLog {
         let mut next: Vec<_> = next.collect();
         next.sort_by_key(|(_, next)| next.from);
         let near = nearest(&next, options.stretch_max(), |(_, next)| next.from);
-        let from = near.first().filter(|_| near.len() > 1)?.1.from;
+        let [(_, Next { from, .. }), _, ..] = near else { return None };
         let density = near.iter().map(|(_, next)| next.density()).sum::<f64>().min(1.0);
         let length = (bytes_max as f64 / density) as u64;
         if length > options.stretch_max() {
             return None;
         }
         let to = from + length;
-        self.will_read(from, to + length.min(AHEAD_BYTES_MAX));
+        self.will_read(*from, to + length.min(AHEAD_BYTES_MAX));
         let partitions = near.iter().map(|(partition, _)| (*partition).clone()).collect();
         Some(Sweep { partitions, to, is_dense: density > 0.5 })
     }
@@ -114,12 +114,14 @@ impl EmbeddedLog {
     /// Has the blocks of a stretch read, as far as they are sealed.
     fn will_read(&self, from: u64, to: u64) {
         let state = self.shared.state.lock();
-        let sealed = state.files.values().filter(|file| file.index.is_some());
-        let files = sealed.map(|file| file.file.clone());
-        let files: Vec<_> = files.filter(|file| file.base < to && from < file.end()).collect();
+        // The last first: there may be many before.
+        let files = state.files.range(..to).rev().map(|(_, file)| file);
+        let files = files.take_while(|file| from < file.file.end());
+        let sealed = files.filter(|file| file.index.is_some());
+        let files: Vec<_> = sealed.map(|file| file.file.clone()).collect();
         drop(state);
-        for file in files {
-            self.shared.blocks.will_read(&file, from.max(file.base), to);
+        for file in files.iter().rev() {
+            self.shared.blocks.will_read(file, from.max(file.base), to);
         }
     }
 }
@@ -155,8 +157,8 @@ fn look(
     let section = sections.get(&run.index.base).ok_or_else(|| run.clone())?;
     let entries = run.entries(section);
     let entries = &entries[entries.partition_point(|entry| entry.next() <= from.0)..];
-    let file = state.files.range(..=run.at_first).next_back();
-    let (Some(first), Some((_, file))) = (entries.first(), file) else { return Ok(None) };
+    let Some(first) = entries.first() else { return Ok(None) };
+    let Some((_, file)) = state.files.range(..=first.at).next_back() else { return Ok(None) };
     let mut next = Next { from: first.at, to: file.file.end(), bytes: 0 };
     for entry in entries {
         let bytes = next.bytes + u64::from(entry.bytes);
