@@ -40,7 +40,8 @@ impl OpenMode {
     /// Whether writes go past the system's cache. A matter of speed alone: for a file that is
     /// written once, in order, whose newest bytes its writer keeps. A write must then cover whole
     /// pages of 4 KiB at its end, and begins at a page or where the last write's padding begins;
-    /// any other write is as right, but goes through the cache.
+    /// any other write is as right, but goes through the cache. Of what lies at a page in memory, each
+    /// whole MiB that comes to a page in the file is not copied.
     pub fn is_direct(self) -> bool {
         matches!(self, Self::WriteDirect | Self::CreateDirect)
     }

@@ -4,7 +4,9 @@
 //! is read is sent and forgotten. Fresh pages for each would cost more than what is done with them,
 //! the more so in a virtual machine, where the first touch of a page may have to wait for the host.
 //! So memory that nobody uses any more is kept, by size, up to [`KEPT_BYTES_MAX`] for the whole
-//! process, and the last that came back is the first to go out again: it may still be cached.
+//! process, and the last that came back is the first to go out again: it may still be cached. What is
+//! too much goes from the size that nobody has asked for longest, so that what is kept is always of
+//! the sizes that are in use.
 //!
 //! What is small is not worth it.
 
@@ -22,10 +24,41 @@ const KEPT_BYTES_MAX: usize = 32 << 20;
 
 struct Kept {
     by_size: [Vec<Vec<u8>>; SIZES],
+    /// When each size was asked for last, in requests.
+    asked: [u64; SIZES],
+    requests: u64,
     bytes: usize,
 }
 
-static KEPT: Mutex<Kept> = Mutex::new(Kept { by_size: [const { Vec::new() }; SIZES], bytes: 0 });
+static KEPT: Mutex<Kept> = Mutex::new(Kept::NEW);
+
+impl Kept {
+    const NEW: Self =
+        Self { by_size: [const { Vec::new() }; SIZES], asked: [0; SIZES], requests: 0, bytes: 0 };
+
+    fn take(&mut self, number: usize) -> Option<Vec<u8>> {
+        self.requests += 1;
+        self.asked[number] = self.requests;
+        let buffer = self.by_size[number].pop()?;
+        self.bytes -= buffer.capacity();
+        Some(buffer)
+    }
+
+    /// Keeps a buffer, and gives back those that are too much.
+    fn keep(&mut self, number: usize, buffer: Vec<u8>) -> Vec<Vec<u8>> {
+        self.bytes += buffer.capacity();
+        self.by_size[number].push(buffer);
+        let mut gone = Vec::new();
+        while self.bytes > KEPT_BYTES_MAX {
+            let kept = (0..SIZES).filter(|number| !self.by_size[*number].is_empty());
+            let oldest = kept.min_by_key(|number| self.asked[*number]);
+            let Some(buffer) = oldest.and_then(|number| self.by_size[number].pop()) else { break };
+            self.bytes -= buffer.capacity();
+            gone.push(buffer);
+        }
+        gone
+    }
+}
 
 /// Memory of a size that is kept.
 fn size(number: usize) -> usize {
@@ -55,14 +88,8 @@ pub(crate) fn take(bytes: usize) -> Vec<u8> {
 /// A buffer with room for so many bytes, and what was in it last.
 fn take_used(bytes: usize) -> Vec<u8> {
     let Some(number) = number_for(bytes) else { return Vec::with_capacity(bytes) };
-    let mut kept = KEPT.lock();
-    match kept.by_size[number].pop() {
-        Some(buffer) => {
-            kept.bytes -= buffer.capacity();
-            buffer
-        }
-        None => Vec::with_capacity(size(number)),
-    }
+    let kept = KEPT.lock().take(number);
+    kept.unwrap_or_else(|| Vec::with_capacity(size(number)))
 }
 
 /// Makes a buffer one that many may read. Behind the last of them it is kept.
@@ -86,11 +113,9 @@ impl Drop for Lent {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.0);
         let Some(number) = number_for(buffer.capacity()) else { return };
-        let mut kept = KEPT.lock();
-        if kept.bytes + buffer.capacity() <= KEPT_BYTES_MAX {
-            kept.bytes += buffer.capacity();
-            kept.by_size[number].push(buffer);
-        }
+        // They are freed when nobody is held up by it.
+        let gone = KEPT.lock().keep(number, buffer);
+        drop(gone);
     }
 }
 
@@ -126,6 +151,22 @@ mod tests {
             let mut other = take(bytes);
             other.resize(bytes, 8);
             assert!(slice.iter().all(|byte| *byte == 7));
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_of_the_sizes_that_are_asked_for() {
+        let mut kept = Kept::NEW;
+        for bytes in [1 << 20, 64 << 10, 16 << 10, 512 << 10] {
+            let number = number_for(bytes).unwrap();
+            let count = KEPT_BYTES_MAX / bytes;
+            for again in [false, true] {
+                let found = (0..count).filter_map(|_| kept.take(number)).count();
+                assert_eq!(found, if again { count } else { 0 });
+                let given = (0..count).map(|_| kept.keep(number, Vec::with_capacity(bytes)).len());
+                let gone = given.sum::<usize>();
+                assert_eq!(gone > 0, !again && kept.requests > count as u64);
+            }
         }
     }
 

@@ -7,7 +7,8 @@
 //!
 //! 1. A file has two descriptors: one past the cache for writes, one through it for the rest. The
 //!    system drops what it has cached of a page that is written past the cache.
-//! 2. What is written is gathered in an aligned buffer of the writing thread.
+//! 2. What is written is gathered in an aligned buffer of the writing thread, unless there is much of
+//!    it that is aligned already.
 //! 3. A write that begins within a page writes the page's beginning again: it is remembered from
 //!    the last write, or read. As the bytes are the same, a crash can not harm them, no more than
 //!    a write through the cache, which writes whole pages too.
@@ -103,9 +104,13 @@ impl DirectFile {
                 let mut rest = *buf;
                 while !rest.is_empty() {
                     let (now, later) = rest.split_at(rest.len().min(BUFFER_BYTES - filled));
+                    rest = later;
+                    if now.len() == BUFFER_BYTES && now.as_ptr().align_offset(PAGE) == 0 {
+                        flush(now)?;
+                        continue;
+                    }
                     space[filled..filled + now.len()].copy_from_slice(now);
                     filled += now.len();
-                    rest = later;
                     if filled == BUFFER_BYTES {
                         flush(space)?;
                         filled = 0;
@@ -308,12 +313,16 @@ mod tests {
     fn writes_larger_than_the_buffer_arrive_whole() {
         let dir = tempfile::tempdir().unwrap();
         let file = RealDisk.open(&dir.path().join("f"), OpenMode::CreateDirect).unwrap();
-        let content: Vec<u8> = (0..3 * super::BUFFER_BYTES).map(|i| (i / 7) as u8).collect();
-        file.write_all_at(&content[..100], 0).unwrap();
-        let (a, b) = content[100..].split_at(1_500_000);
-        file.write_all_vectored_at(&[a, b], 100).unwrap();
-        let mut got = vec![0; content.len()];
-        file.read_exact_at(&mut got, 0).unwrap();
-        assert!(got == content);
+        let content: Vec<u8> = (0..4 * super::BUFFER_BYTES).map(|i| (i / 7) as u8).collect();
+        let start = content.as_ptr().align_offset(super::PAGE);
+        for (from, middle) in [(100, 1_500_000), (100, start), (0, start), (0, 100)] {
+            let content = &content[..content.len() - start - super::PAGE];
+            file.write_all_at(&content[..from], 0).unwrap();
+            let (a, b) = content[from..].split_at(middle);
+            file.write_all_vectored_at(&[a, b], from as u64).unwrap();
+            let mut got = vec![0; content.len()];
+            file.read_exact_at(&mut got, 0).unwrap();
+            assert!(got == content, "{from}, {middle}");
+        }
     }
 }

@@ -157,7 +157,8 @@ impl JournalFile {
     /// Makes a spare full of zeros. Its name is durable once it comes into use.
     pub(crate) fn make_spare(disk: &dyn Disk, path: &Path, capacity: u64) -> io::Result<()> {
         let file = disk.open(path, OpenMode::CreateDirect)?;
-        let zeros = vec![0; ZERO_BYTES.min(capacity as usize)];
+        let zeros = vec![0; ZERO_BYTES + DIRECT_SLACK_BYTES];
+        let zeros = &zeros[zeros.as_ptr().align_offset(FIRST_PAGE as usize)..][..ZERO_BYTES];
         let mut at = 0;
         let mut unsynced = 0;
         while at < capacity {
