@@ -38,6 +38,10 @@ use args::{Cli, Command, CompletionsArgs, Shell, VersionArgs};
 use failure::Failure;
 use terminal::say;
 
+/// A node allocates on one thread what it frees on another all day (decision 0007).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Up(args) => up::run(&args),
