@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use afflux_types::{Classified, ErrorKind, Offset, TopicName, TopicPartition};
+use afflux_types::{Classified, ErrorKind, Incarnation, Offset, TopicName, TopicPartition};
 
 /// A group was not taken. Nothing of it is in the log, unless it is [`Self::Failed`] or
 /// [`Self::Closed`], after which only a restart can tell.
@@ -264,6 +264,9 @@ pub enum OpenError {
         /// What is wrong, and how that is known.
         reason: String,
     },
+    /// No start can follow: each needs an incarnation of its own.
+    #[error("the journal in {0} has used the last incarnation that there is: {last}", last = Incarnation::MAX)]
+    Exhausted(PathBuf),
     /// There is no room to begin.
     #[error("the disk of {path} is full: {needed} bytes are needed and {free} are free")]
     DiskFull {
@@ -298,7 +301,7 @@ impl Classified for OpenError {
         match self {
             Self::InUse(_) | Self::Io { .. } => ErrorKind::Unavailable,
             Self::Version { .. } => ErrorKind::Unsupported,
-            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Corrupt { .. } | Self::Exhausted(_) => ErrorKind::Corrupt,
             Self::DiskFull { .. } => ErrorKind::Full,
             Self::Options(_) => ErrorKind::Invalid,
         }
@@ -317,6 +320,11 @@ impl Classified for OpenError {
                  and cut it off with `afflux journal repair`",
                 path.display()
             ),
+            Self::Exhausted(_) => {
+                "nobody starts a node that often, so the bytes that say so are not what was \
+                 written: restore the data directory from a backup"
+                    .to_owned()
+            }
             Self::DiskFull { .. } => "free some space, or name a directory elsewhere".to_owned(),
             Self::Options(_) | Self::Io { .. } => return None,
         })

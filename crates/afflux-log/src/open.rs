@@ -23,7 +23,7 @@ use afflux_record::{
     batch::Builder,
     frame::{BatchMeta, frame_bytes},
 };
-use afflux_types::{Incarnation, JournalPosition, Timestamp, TopicName, TopicPartition};
+use afflux_types::{JournalPosition, Timestamp, TopicName, TopicPartition};
 use parking_lot::{Condvar, Mutex, ReentrantMutex, RwLock};
 use tokio::sync::watch;
 
@@ -154,10 +154,10 @@ pub(crate) fn open(
     let lock = take_lock(disk, dir)?;
     let journal = format(env, dir)?;
     let mut recovered = recover(disk, &journal_dir, journal)?;
+    let exhausted = || OpenError::Exhausted(dir.to_owned());
+    let incarnation = recovered.incarnation.next().ok_or_else(exhausted)?;
     let mut keeper = Keeper::default();
     tidy(disk, &journal_dir, &mut recovered, &mut keeper, &options)?;
-    // Nothing above `Incarnation::MAX` is believed.
-    let incarnation = Incarnation(recovered.incarnation.0 + 1);
     let mut make = |base: u64, capacity: u64| {
         let identity = Identity { journal, base, capacity, incarnation };
         first_file(env, &journal_dir, identity, &mut keeper, &options)

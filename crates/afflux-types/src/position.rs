@@ -43,6 +43,11 @@ impl Offset {
 impl Incarnation {
     /// The highest that is believed: the one behind it must be a leader epoch as well.
     pub const MAX: Self = Self(i32::MAX as u32 - 1);
+
+    /// The one behind it, if that would be believed.
+    pub fn next(self) -> Option<Self> {
+        (self < Self::MAX).then(|| Self(self.0 + 1))
+    }
 }
 
 impl JournalPosition {

@@ -175,7 +175,7 @@ pub fn repair(
     let (journal, walk) = read(disk, dir)?;
     let checked = report::summary(&walk);
     let time = env.clock.now();
-    let plan = plan::plan(&walk, time).map_err(|error| OpenError::io(dir, error))?;
+    let plan = plan::plan(&walk, dir, time)?;
     let plan = plan.ok_or_else(|| match checked.stop() {
         Some(damage) => RepairError::Compacted(damage.path.clone()),
         None => RepairError::NothingToRepair,

@@ -1,6 +1,6 @@
 //! What a repair writes and moves, decided from what was read. Pure.
 
-use std::{io, ops::Range};
+use std::{io, ops::Range, path::Path};
 
 use afflux_record::{
     Compression,
@@ -15,6 +15,7 @@ use super::{
     walk::{Found, Stop, Walk},
 };
 use crate::{
+    error::OpenError,
     journal::FIRST_PAGE,
     meta::{Change, META_STREAM, Meta},
 };
@@ -41,8 +42,8 @@ pub(super) struct Plan {
     pub(super) aside: Range<usize>,
 }
 
-/// The plan for what a walk stopped at; none if it did not stop.
-pub(super) fn plan(walk: &Walk, time: Timestamp) -> io::Result<Option<Plan>> {
+/// The plan for what a walk of a directory stopped at; none if it did not stop.
+pub(super) fn plan(walk: &Walk, dir: &Path, time: Timestamp) -> Result<Option<Plan>, OpenError> {
     let Some(Stop { damage, file, inside }) = &walk.stop else { return Ok(None) };
     let from = damage.position.0;
     let kept = file + usize::from(*inside);
@@ -51,8 +52,12 @@ pub(super) fn plan(walk: &Walk, time: Timestamp) -> io::Result<Option<Plan>> {
     let fresh = (behind_all + POSITIONS_UNKNOWN).next_multiple_of(FIRST_PAGE);
     let to = begun.map_or(fresh, |found| found.file.base);
     let begun_page = begun.and_then(|found| found.page);
-    let incarnation = begun_page.map(|page| page.incarnation);
-    let incarnation = incarnation.unwrap_or(Incarnation(walk.incarnation_max + 1));
+    let incarnation = match begun_page {
+        Some(page) => Some(page.incarnation),
+        // The start behind the repair needs one as well.
+        None => walk.incarnation_max.next().filter(|it| it.next().is_some()),
+    };
+    let incarnation = incarnation.ok_or_else(|| OpenError::Exhausted(dir.to_owned()))?;
     let seal = FrameHeader {
         position: JournalPosition(from),
         sequence: walk.last.sequence + 1,
@@ -68,10 +73,9 @@ pub(super) fn plan(walk: &Walk, time: Timestamp) -> io::Result<Option<Plan>> {
         kind: Kind::Group,
         ..seal
     };
-    let first = match begun {
-        Some(_) => None,
-        None => Some(first_frame(walk, &changes(walk, from, to), header, time)?),
-    };
+    let first = || first_frame(walk, &changes(walk, from, to), header, time);
+    let first = begun.is_none().then(first).transpose();
+    let first = first.map_err(|error| OpenError::io(dir, error))?;
     Ok(Some(Plan {
         from,
         to,

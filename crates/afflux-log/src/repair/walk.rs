@@ -152,7 +152,7 @@ pub(super) struct Walk {
     /// Behind it.
     pub(super) end: u64,
     /// The highest incarnation that any frame or first page has.
-    pub(super) incarnation_max: u32,
+    pub(super) incarnation_max: Incarnation,
     /// Whether something of a last write is left behind the end.
     pub(super) torn: bool,
     /// What is damaged without keeping the node from starting.
@@ -240,7 +240,7 @@ impl Walk {
         let found = find(disk, dir, journal)?;
         let pages = found.iter().filter_map(|found| found.page);
         let mut walk = Self {
-            incarnation_max: pages.map(|page| page.incarnation.0).max().unwrap_or(0),
+            incarnation_max: pages.map(|page| page.incarnation).max().unwrap_or(Incarnation(0)),
             found,
             kept: Stretch::default(),
             lost: Stretch::default(),
@@ -345,7 +345,7 @@ impl Walk {
 
     fn saw(&mut self, header: &FrameHeader) {
         self.last = Last { sequence: header.sequence, incarnation: header.incarnation };
-        self.incarnation_max = self.incarnation_max.max(header.incarnation.0);
+        self.incarnation_max = self.incarnation_max.max(header.incarnation);
     }
 
     /// Passes an invalid place of a sealed file if a start does not read it.
@@ -457,7 +457,7 @@ impl Walk {
             let mut next = from.max(file.base + FIRST_PAGE);
             while let Some(header) = reader.find(next).map_err(io)? {
                 if header.incarnation <= Incarnation::MAX {
-                    self.incarnation_max = self.incarnation_max.max(header.incarnation.0);
+                    self.incarnation_max = self.incarnation_max.max(header.incarnation);
                 }
                 next = header.position.0 + FRAME_ALIGN as u64;
                 if last.is_before(&header)

@@ -149,6 +149,19 @@ fn an_incarnation_behind_which_there_is_none_is_reported() {
 }
 
 #[test]
+fn no_start_writes_what_the_next_would_refuse() {
+    for well in [true, false] {
+        let sim = written(9, well);
+        forge(&sim, Incarnation::MAX.0 - 1);
+        assert_eq!(count(&sim).unwrap(), 150);
+        for _ in 0..2 {
+            let error = count(&sim).unwrap_err();
+            assert!(matches!(&error, OpenError::Exhausted(_)), "{error}");
+        }
+    }
+}
+
+#[test]
 fn an_index_with_numbers_behind_which_there_are_none_is_built_anew() {
     // The number of the last frame, and its incarnation.
     for forged in [48..56, 64..68] {

@@ -12,7 +12,7 @@ use afflux_log::{
     error::OpenError,
     repair::{self, Checked, RepairError, Repaired},
 };
-use afflux_types::{Offset, Tick};
+use afflux_types::{Incarnation, Offset, Tick};
 
 use crate::{
     damage::{FIRST, files, flip, forge, tail_file, written},
@@ -116,6 +116,23 @@ fn what_is_behind_the_damage_is_moved_aside_and_told() {
     assert!(aside.iter().any(|path| path.ends_with(name)), "{aside:?}");
     assert_eq!(check(&sim).unwrap().damage, []);
     assert_eq!(count(&sim).unwrap(), kept);
+}
+
+#[test]
+fn nothing_is_repaired_that_no_start_can_follow() {
+    let sim = damaged(9);
+    for (incarnation, is_last) in [(Incarnation::MAX.0 - 1, true), (Incarnation::MAX.0 - 2, false)]
+    {
+        forge(&sim, incarnation);
+        let before = everything(&sim);
+        match repair(&sim, true) {
+            Err(RepairError::Open(OpenError::Exhausted(_))) if is_last => {
+                assert!(everything(&sim) == before, "nothing is changed");
+            }
+            Ok(_) if !is_last => assert!(count(&sim).unwrap() < 150),
+            other => panic!("{incarnation}: {other:?}"),
+        }
+    }
 }
 
 #[test]
