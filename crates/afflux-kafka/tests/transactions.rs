@@ -104,6 +104,12 @@ async fn committed(node: &Node, group: &str, is_stable: bool) -> Result<i64, Res
     outcome(at.error_code).map(|()| at.committed_offset)
 }
 
+impl<L: producer::Ask> producer::Client<L> {
+    async fn produce(&mut self, partition: i32, value: &str) -> Result<(), ResponseError> {
+        self.produce_to("t", partition, (Timestamp(1), None, Some(value))).await
+    }
+}
+
 /// What a client sees that reads committed records, by partition.
 fn read(log: &EmbeddedLog) -> BTreeSet<(i32, String)> {
     try_read(log).unwrap()
@@ -117,7 +123,8 @@ fn try_read(log: &EmbeddedLog) -> Result<BTreeSet<(i32, String)>, ReadError> {
         loop {
             let read = log.fetch(&partition, at, 200, Isolation::Committed)?;
             let aborted: Vec<_> = read.aborted.iter().map(|it| (it.producer, it.first)).collect();
-            for (_, value) in visible(&read.batches, &aborted) {
+            for record in visible(&read.batches, &aborted) {
+                let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
                 assert!(seen.insert((index, value)), "a record is there twice");
             }
             if read.next <= at {

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::history::{Found, History, Outcome, STEADY, Topic, Transaction, Value};
 
 mod passing;
+mod times;
 
 /// A fault of the broker's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,8 +56,20 @@ pub(crate) type Findings = Vec<(Fault, String)>;
 /// All faults.
 pub(crate) fn faults(history: &History) -> Findings {
     let checkers = [
-        lost, twice, differs, aborted, torn, reordered, cycles, unseen, went_back, misplaced,
-        not_once, stuck, outlived,
+        lost,
+        twice,
+        differs,
+        aborted,
+        torn,
+        reordered,
+        cycles,
+        unseen,
+        went_back,
+        misplaced,
+        not_once,
+        stuck,
+        outlived,
+        times::misdated,
     ];
     let steady = of_topic(history, STEADY);
     let mut findings: Findings = checkers.iter().flat_map(|check| check(&steady)).collect();
@@ -69,6 +82,8 @@ fn of_topic(history: &History, topic: Topic) -> History {
     let mut its = history.clone();
     its.batches.retain(|batch| batch.topic == topic);
     its.polls.retain(|poll| poll.topic == topic);
+    its.lookups.retain(|lookup| lookup.topic == topic);
+    its.sweeps.retain(|sweep| sweep.topic == topic);
     its
 }
 

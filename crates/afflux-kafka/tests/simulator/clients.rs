@@ -5,6 +5,7 @@ mod consumers;
 mod idempotent;
 mod keeper;
 mod operator;
+mod seekers;
 mod transactional;
 
 use std::sync::{
@@ -12,8 +13,10 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use afflux_record::{Compression, Header};
+use afflux_env::sim::SimClock;
+use afflux_record::{Compression, Header, Record};
 use afflux_types::{Offset, ProducerId};
+use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -28,17 +31,41 @@ use parking_lot::Mutex;
 pub(crate) use self::{
     consumers::{beat, follow, member, tail},
     idempotent::{produce, produce_to},
-    keeper::{COMPACTED, PASSING, RETAINED, commit_for, keep, look_up, start_of},
+    keeper::{COMPACTED, PASSING, RETAINED, TIMELESS, commit_for, keep, look_up, start_of},
     operator::end_hanging,
+    seekers::{seek, sweep},
     transactional::{transact, work, work_together},
 };
 use crate::{
-    history::{History, Moment, Poll, STEADY, Topic, Value},
+    history::{
+        EARLIEST, History, Moment, Poll, STEADY, TIMES, Topic, Value, is_tombstone, key_of,
+        time_of, tombstone,
+    },
     link::Link,
-    producer::{Ask, outcome},
+    producer::{Ask, Told, outcome},
     reading::visible,
     sim::wire_name,
 };
+
+/// What a record is written down as.
+fn written(record: &Record) -> Value {
+    let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    let (key, time) = (record.key.as_ref().map(text), record.timestamp);
+    let none = || {
+        let number = (time.0 - EARLIEST) as u64;
+        tombstone(key.as_deref().unwrap_or_default(), number.saturating_sub(TIMES))
+    };
+    let value = record.value.as_ref().map_or_else(none, text);
+    let is_sound = time_of(&value) == time && key.is_none_or(|key| key == key_of(&value));
+    // What nobody has written is found to be so.
+    if is_sound { value } else { format!("{value} in {record:?}") }
+}
+
+/// What is in the record of what is written down, in a topic with keys or without.
+fn told(value: &str, has_key: bool) -> Told<'_> {
+    let key = has_key.then(|| key_of(value));
+    (time_of(value), key, (!is_tombstone(value)).then_some(value))
+}
 
 /// The topic's partitions.
 pub(crate) const PARTITIONS: i32 = 3;
@@ -55,6 +82,8 @@ pub(crate) struct Diary {
     pub(crate) forgets: AtomicBool,
     /// What is to be deleted is said to be, and is not: another.
     pub(crate) idles: AtomicBool,
+    /// When the clock jumped the last time, in microseconds.
+    pub(crate) jumped: AtomicU64,
 }
 
 impl Diary {
@@ -73,6 +102,7 @@ impl Diary {
 pub(crate) struct Client {
     pub(crate) link: Link,
     pub(crate) diary: Arc<Diary>,
+    pub(crate) clock: Arc<SimClock>,
 }
 
 impl Client {
@@ -87,6 +117,12 @@ impl Client {
     /// The beginning of a value that has a key.
     fn key(&self) -> String {
         format!("k{}.", self.below(4))
+    }
+
+    /// A tombstone, now and then, of a key that may go.
+    fn tombstone(&self) -> Option<Value> {
+        let key = ["k0", "k1"][self.below(2) as usize];
+        (self.below(5) == 0).then(|| tombstone(key, self.diary.number()))
     }
 
     /// How a batch is packed: mostly not at all.
@@ -149,8 +185,9 @@ impl Client {
         let aborted = answer.aborted_transactions.iter().flatten();
         let aborted: Vec<_> =
             aborted.map(|it| (ProducerId(it.producer_id.0), Offset(it.first_offset))).collect();
-        let mut records: Vec<(i64, Value)> = visible(&batches, &aborted);
-        records.retain(|(offset, _)| *offset >= from);
+        let mut records = visible(&batches, &aborted);
+        records.retain(|record| record.offset.0 >= from);
+        let records = records.iter().map(|record| (record.offset.0, written(record))).collect();
         let (start, high) = (answer.log_start_offset, answer.high_watermark);
         let ended = self.diary.now();
         let poll =

@@ -1,9 +1,15 @@
 //! What clients did and saw in a world, as far as they can know it.
 //!
-//! Values are written once each, so that whoever reads one knows who wrote it.
+//! Values are written once each, so that whoever reads one knows who wrote it. A tombstone has
+//! none; here it has one that is made of its key and its time, which is its own.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
+use afflux_types::Timestamp;
 use uuid::Uuid;
 
 /// What is in a record.
@@ -18,6 +24,38 @@ pub(crate) type Moment = u64;
 /// The key of a record in a compacted topic.
 pub(crate) fn key_of(value: &str) -> &str {
     value.split_once('.').map_or(value, |(key, _)| key)
+}
+
+/// Later than any marker, so that lookups find what clients have written.
+pub(crate) const EARLIEST: i64 = 3_000_000_000_000;
+/// How many times there are, but for those of tombstones, which are later.
+pub(crate) const TIMES: u64 = 64;
+/// Between the key of a tombstone and its number.
+const NO_VALUE: &str = ".~";
+
+/// How a tombstone is written down; no other one may have the number.
+pub(crate) fn tombstone(key: &str, number: u64) -> Value {
+    format!("{key}{NO_VALUE}{number}")
+}
+
+/// The number of what was written down as a tombstone.
+fn number_of(value: &str) -> Option<u64> {
+    value.split_once(NO_VALUE)?.1.parse().ok()
+}
+
+pub(crate) fn is_tombstone(value: &str) -> bool {
+    number_of(value).is_some()
+}
+
+/// The time of a record: of many that have one value each several have the same.
+pub(crate) fn time_of(value: &str) -> Timestamp {
+    let of_value = || {
+        let mut hasher = DefaultHasher::new();
+        value.hash(&mut hasher);
+        hasher.finish() % TIMES
+    };
+    let time = number_of(value).map_or_else(of_value, |number| TIMES + number);
+    Timestamp(EARLIEST + time as i64)
 }
 
 /// What became of something that was asked for.
@@ -84,6 +122,31 @@ pub(crate) struct Poll {
     pub(crate) ended: Moment,
 }
 
+/// An answer to who looked for the first record that is no earlier than a time.
+#[derive(Debug, Clone)]
+pub(crate) struct Lookup {
+    pub(crate) is_committed: bool,
+    pub(crate) topic: Topic,
+    pub(crate) partition: i32,
+    /// None asks for the first one of the latest time.
+    pub(crate) asked: Option<Timestamp>,
+    /// Its offset and its time.
+    pub(crate) found: Option<(i64, Timestamp)>,
+    pub(crate) begun: Moment,
+    pub(crate) ended: Moment,
+}
+
+/// What a consumer was given that read all committed records of a partition from its start, in less
+/// time than tombstones stay.
+#[derive(Debug, Clone)]
+pub(crate) struct Sweep {
+    pub(crate) topic: Topic,
+    pub(crate) partition: i32,
+    pub(crate) records: Vec<(i64, Value)>,
+    /// Where it came to an end.
+    pub(crate) next: i64,
+}
+
 /// A commit of a group that only goes forward.
 #[derive(Debug, Clone)]
 pub(crate) struct Commit {
@@ -137,6 +200,12 @@ pub(crate) enum Kind {
     Compacted,
 }
 
+impl Kind {
+    pub(crate) fn has_keys(self) -> bool {
+        self == Self::Compacted
+    }
+}
+
 /// What a partition holds when all is over.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Found {
@@ -153,6 +222,8 @@ pub(crate) struct History {
     pub(crate) batches: Vec<Batch>,
     pub(crate) transactions: Vec<Transaction>,
     pub(crate) polls: Vec<Poll>,
+    pub(crate) lookups: Vec<Lookup>,
+    pub(crate) sweeps: Vec<Sweep>,
     pub(crate) commits: Vec<Commit>,
     pub(crate) looks: Vec<Look>,
     /// What the steady topic's partitions hold.
@@ -181,7 +252,7 @@ impl fmt::Display for History {
         let read: usize = self.polls.iter().map(|poll| poll.records.len()).sum();
         write!(
             f,
-            "{} of {} batches, {} of {} transactions, {} of {} commits, {} looks, {read} records in {} polls, {} of {} deeds",
+            "{} of {} batches, {} of {} transactions, {} of {} commits, {} looks, {read} records in {} polls, {} lookups, {} sweeps, {} of {} deeds",
             done(self.batches.iter().map(|it| it.outcome)),
             self.batches.len(),
             done(self.transactions.iter().map(|it| it.outcome)),
@@ -190,6 +261,8 @@ impl fmt::Display for History {
             self.commits.len(),
             self.looks.len(),
             self.polls.len(),
+            self.lookups.len(),
+            self.sweeps.len(),
             done(self.deeds.iter().map(|it| it.outcome)),
             self.deeds.len(),
         )

@@ -32,9 +32,9 @@ use tokio::task::JoinSet;
 
 use crate::{
     clients::{
-        COMPACTED, Client, Diary, PARTITIONS, PASSING, RETAINED, beat, commit_for, end_hanging,
-        follow, keep, look_up, member, produce, produce_to, start_of, tail, transact, work,
-        work_together,
+        COMPACTED, Client, Diary, PARTITIONS, PASSING, RETAINED, TIMELESS, beat, commit_for,
+        end_hanging, follow, keep, look_up, member, produce, produce_to, seek, start_of, sweep,
+        tail, transact, work, work_together,
     },
     history::{Found, History, STEADY, Topic},
     link::{Link, Manners},
@@ -112,6 +112,7 @@ pub(crate) async fn live(seed: u64, broken: Broken) -> History {
             late: Arc::clone(&late),
         },
         diary: Arc::clone(&diary),
+        clock: Arc::clone(&world.sim.clock),
     };
     let mut clients = JoinSet::new();
     clients.spawn(produce(client(0)));
@@ -148,11 +149,15 @@ pub(crate) async fn live(seed: u64, broken: Broken) -> History {
         clients.spawn(keep(keeper, name));
     }
     clients.spawn(follow(client(26), PASSING, true));
+    for number in [29, 30] {
+        clients.spawn(seek(client(number)));
+        clients.spawn(sweep(client(number + 2)));
+    }
     let mut committer = client(27);
     committer.link.manners = Manners::Orderly;
     clients.spawn(commit_for(committer));
     for _ in 0..LIVES {
-        node = world.befall(node, &mut clients).await;
+        node = world.befall(node, &mut clients, &diary).await;
     }
     while let Some(ended) = patiently("a client hangs", clients.join_next()).await {
         ended.unwrap();
@@ -272,7 +277,7 @@ impl World {
         let name = TopicName::new("t").unwrap();
         if node.log.topic(&name).is_none() {
             let durability = if self.broken == Broken::Durability { "relaxed" } else { "fsync" };
-            let set = [("durability", durability), ("retention.ms", "-1")];
+            let set = TIMELESS.into_iter().chain([("durability", durability)]);
             let set = set.map(|(name, value)| (name.to_owned(), value.to_owned()));
             let settings = Settings::new(set).unwrap();
             let spec = TopicSpec { name, partitions: PARTITIONS };
@@ -299,7 +304,7 @@ impl World {
     }
 
     /// Something befalls the node, sooner or later; its next life.
-    async fn befall(&self, node: Node, clients: &mut JoinSet<()>) -> Node {
+    async fn befall(&self, node: Node, clients: &mut JoinSet<()>, diary: &Diary) -> Node {
         let operation = [Operation::Write, Operation::Sync][self.random.below(2) as usize];
         let at = 1 + self.random.below(150);
         let crashes = match self.random.below(5) {
@@ -344,6 +349,7 @@ impl World {
                 let ages = self.random.below(3) == 0 && !self.has_aged.swap(true, Ordering::SeqCst);
                 let time = if ages { NEARLY_KEPT } else { LAPSE };
                 self.sim.clock.advance(time);
+                diary.jumped.store(self.sim.clock.monotonic().as_micros() as u64, Ordering::SeqCst);
             }
             tokio::task::yield_now().await;
         }

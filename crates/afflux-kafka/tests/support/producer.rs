@@ -42,6 +42,9 @@ fn at(topic: &str, partition: i32) -> (String, i32) {
     (topic.to_owned(), partition)
 }
 
+/// What is in a record: its time, key and value.
+pub(crate) type Told<'a> = (Timestamp, Option<&'a str>, Option<&'a str>);
+
 /// A transactional producer, as its client's library sees it.
 #[derive(Clone)]
 pub(crate) struct Client<L> {
@@ -113,35 +116,26 @@ impl<L: Ask> Client<L> {
             .try_for_each(|result| outcome(result.partition_error_code))
     }
 
-    fn batch(&self, topic: &str, partition: i32, key: Option<&str>, value: &str) -> Bytes {
+    fn batch(&self, topic: &str, partition: i32, (time, key, value): Told<'_>) -> Bytes {
         let producer = Producer {
             id: ProducerId(self.producer),
             epoch: ProducerEpoch(self.epoch),
             base_sequence: self.sequences.get(&at(topic, partition)).copied().unwrap_or(0),
         };
         let mut builder = Builder::new(self.compression).producer(producer).transactional();
-        builder.push(Timestamp(1), key.map(str::as_bytes), Some(value.as_bytes()));
+        builder.push(time, key.map(str::as_bytes), value.map(str::as_bytes));
         builder.finish().unwrap()
-    }
-
-    pub(crate) async fn produce(
-        &mut self,
-        partition: i32,
-        value: &str,
-    ) -> Result<(), ResponseError> {
-        self.produce_to("t", partition, None, value).await
     }
 
     pub(crate) async fn produce_to(
         &mut self,
         topic: &str,
         partition: i32,
-        key: Option<&str>,
-        value: &str,
+        record: Told<'_>,
     ) -> Result<(), ResponseError> {
         let data = PartitionProduceData::default()
             .with_index(partition)
-            .with_records(Some(self.batch(topic, partition, key, value)));
+            .with_records(Some(self.batch(topic, partition, record)));
         let name = wire_name(topic);
         let data = TopicProduceData::default().with_name(name).with_partition_data(vec![data]);
         let request = ProduceRequest::default()

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use afflux_record::{Header, Marker};
+use afflux_record::{Header, Marker, Record};
 use afflux_types::{Offset, ProducerId};
 use bytes::Bytes;
 
-/// The values that a client shows, with their offsets. With `aborted`, each the first offset of a
-/// producer's transaction that was, it leaves out what belongs to those.
-pub(crate) fn visible(batches: &[Bytes], aborted: &[(ProducerId, Offset)]) -> Vec<(i64, String)> {
+/// The records that a client shows. With `aborted`, each the first offset of a producer's
+/// transaction that was, it leaves out what belongs to those.
+pub(crate) fn visible(batches: &[Bytes], aborted: &[(ProducerId, Offset)]) -> Vec<Record> {
     let mut open: HashMap<ProducerId, Vec<Offset>> = HashMap::new();
     for (producer, first) in aborted {
         open.entry(*producer).or_default().push(*first);
@@ -28,11 +28,7 @@ pub(crate) fn visible(batches: &[Bytes], aborted: &[(ProducerId, Offset)]) -> Ve
         if header.is_transactional() && is_aborted {
             continue;
         }
-        for record in afflux_record::records(batch) {
-            let record = record.unwrap();
-            let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
-            seen.push((record.offset.0, value));
-        }
+        seen.extend(afflux_record::records(batch).map(Result::unwrap));
     }
     seen
 }

@@ -4,14 +4,16 @@
 //! of its history that may be gone: records below where its partitions begin, and what compaction
 //! may take. Then it must have begun, and ended, where it was told to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{
-    Fault, Findings, aborted, differs, lost, of_topic, reordered, stuck, torn, twice, unseen,
-    went_back,
+    Fault, Findings, aborted, differs, lost, of_topic, reordered, stuck,
+    times::{misdated, stale},
+    torn, twice, unseen, went_back,
 };
 use crate::history::{
-    Batch, Commit, Deed, Found, History, Kind, Look, Outcome, Poll, Topic, Value, What, key_of,
+    Batch, Commit, Deed, Found, History, Kind, Look, Outcome, Poll, Topic, Value, What,
+    is_tombstone, key_of,
 };
 
 /// All faults of all such topics, and of what was committed for them.
@@ -35,7 +37,7 @@ fn kept(history: &History, topic: Topic, kind: Kind) -> Findings {
         let its = values.into_iter().filter(|(of, _)| *of == kind);
         transaction.writes = its.map(|(_, value)| (0, value)).collect();
     }
-    let checks = [differs, aborted, twice, reordered, went_back, stuck];
+    let checks = [differs, aborted, twice, reordered, went_back, stuck, misdated, stale];
     let mut findings: Findings = checks.iter().flat_map(|check| check(&whole)).collect();
     if left.is_some() {
         findings.extend(keyless(&whole, kind));
@@ -53,20 +55,44 @@ fn kept(history: &History, topic: Topic, kind: Kind) -> Findings {
 
 /// What was there when its last reader came. Compaction may have taken some since the first.
 fn last_read(found: &Found, kind: Kind) -> &[(i64, Value)] {
-    if kind == Kind::Compacted { &found.committed } else { &found.all }
+    if kind.has_keys() { &found.committed } else { &found.all }
 }
 
-/// Of each key that was committed there is a record.
+/// Of each key that was committed there is a record, if it was never deleted.
 fn keyless(whole: &History, kind: Kind) -> Findings {
     let nothing = Found::default();
     let found = whole.found.get(&0).unwrap_or(&nothing);
-    let has_key = |value: &Value| found.committed.iter().any(|(_, it)| key_of(it) == key_of(value));
+    let tombstones = tombstones(whole);
+    let has_key = |value: &Value| {
+        found.committed.iter().any(|(_, it)| key_of(it) == key_of(value))
+            || tombstones.iter().any(|(_, _, it)| key_of(it) == key_of(value))
+    };
     let done = whole.transactions.iter().filter(|it| it.outcome == Outcome::Done(()));
     let values = done.flat_map(|it| &it.writes).map(|(_, value)| value);
     values
-        .filter(|value| kind == Kind::Compacted && !has_key(value))
+        .filter(|value| kind.has_keys() && !has_key(value))
         .map(|value| (Fault::Lost, format!("{value}, and all of its key")))
         .collect()
+}
+
+/// Tombstones that may have counted, each with its partition and, if somebody knows it, its offset.
+fn tombstones(whole: &History) -> Vec<(i32, Option<i64>, &Value)> {
+    let batches = whole.batches.iter().flat_map(|batch| {
+        let base = if let Outcome::Done(base) = batch.outcome { base } else { None };
+        let offset = move |number| base.map(|base| base + number);
+        (0..)
+            .zip(&batch.values)
+            .map(move |(number, value)| (batch.partition, offset(number), value))
+    });
+    let polls: HashMap<&Value, i64> = whole
+        .polls
+        .iter()
+        .flat_map(|poll| poll.records.iter().map(|(offset, value)| (value, *offset)))
+        .collect();
+    let transactions = whole.transactions.iter().filter(|it| it.outcome != Outcome::Refused);
+    let writes = transactions.flat_map(|it| &it.writes);
+    let writes = writes.map(|(partition, value)| (*partition, polls.get(value).copied(), value));
+    batches.chain(writes).filter(|(_, _, value)| is_tombstone(value)).collect()
 }
 
 /// A topic's history without what may be gone of it.
@@ -77,11 +103,19 @@ fn without_gone(whole: &History, kind: Kind) -> History {
     let undone = whole.transactions.iter().filter(|it| it.outcome != Outcome::Done(()));
     let undone: BTreeSet<&Value> =
         undone.flat_map(|it| it.writes.iter().map(|(_, value)| value)).collect();
+    let tombstones = tombstones(whole);
     let may_be_gone = |partition: i32, offset: i64, value: &Value| {
         let found = of(partition);
         let mut later = found.committed.iter().filter(|(at, _)| *at > offset);
-        let mut is_old = || later.any(|(_, it)| key_of(it) == key_of(value));
-        offset < found.start || kind == Kind::Compacted && (undone.contains(value) || is_old())
+        // It and what it deletes are gone one day.
+        let mut deleted = tombstones
+            .iter()
+            .filter(|(at, by, _)| *at == partition && by.is_none_or(|by| by >= offset));
+        let mut is_old = || {
+            later.any(|(_, it)| key_of(it) == key_of(value))
+                || deleted.any(|(_, _, it)| key_of(it) == key_of(value))
+        };
+        offset < found.start || kind.has_keys() && (undone.contains(value) || is_old())
     };
     let mut rest = whole.clone();
     let records = whole.batches.iter().flat_map(|batch| {
@@ -100,12 +134,12 @@ fn without_gone(whole: &History, kind: Kind) -> History {
             match record.outcome {
                 Outcome::Done(Some(offset)) => !may_be_gone(at, offset, value) || is_there(),
                 // Nobody knows where it was.
-                _ if of(at).start > 0 || kind == Kind::Compacted => is_there(),
+                _ if of(at).start > 0 || kind.has_keys() => is_there(),
                 _ => true,
             }
         })
         .collect();
-    let is_steady = |batch: &&Batch| kind != Kind::Compacted && of(batch.partition).start == 0;
+    let is_steady = |batch: &&Batch| !kind.has_keys() && of(batch.partition).start == 0;
     rest.batches.extend(whole.batches.iter().filter(is_steady).cloned());
     for poll in &mut rest.polls {
         let (at, found) = (poll.partition, of(poll.partition));

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use afflux_record::batch::{Builder, Producer};
-use afflux_types::{ProducerEpoch, ProducerId, Timestamp};
+use afflux_types::{ProducerEpoch, ProducerId};
 use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
@@ -17,9 +17,10 @@ use kafka_protocol::{
 use super::{
     Client, PARTITIONS,
     keeper::{COMPACTED, look_up},
+    told,
 };
 use crate::{
-    history::{Batch, Outcome, STEADY, Topic, key_of},
+    history::{Batch, Outcome, STEADY, Topic},
     link::decode,
     producer::{Ask, outcome},
     sim::{frame, wire_name},
@@ -121,11 +122,13 @@ impl Instance {
     fn write(&mut self, client: &Client) -> Sending {
         let producer = self.producer;
         let partition = client.below(self.partitions as u64) as i32;
-        let value = |_| {
+        let value = || {
             let key = if self.has_keys { client.key() } else { String::new() };
             client.value(format!("{key}i{producer}.{}", client.diary.number()))
         };
-        let values: Vec<_> = (0..=client.below(2)).map(value).collect();
+        let gone = || if self.has_keys { client.tombstone() } else { None };
+        let values = (0..=client.below(2)).map(|_| gone().unwrap_or_else(value));
+        let values: Vec<_> = values.collect();
         let sequence = self.sequences.entry(partition).or_default();
         let mut builder = Builder::new(client.compression());
         if !client.diary.forgets.load(Ordering::SeqCst) {
@@ -134,8 +137,8 @@ impl Instance {
         }
         *sequence += values.len() as i32;
         for value in &values {
-            let key = self.has_keys.then(|| key_of(value).as_bytes());
-            builder.push(Timestamp(1), key, Some(value.as_bytes()));
+            let (time, key, value) = told(value, self.has_keys);
+            builder.push(time, key.map(str::as_bytes), value.map(str::as_bytes));
         }
         let data = PartitionProduceData::default()
             .with_index(partition)

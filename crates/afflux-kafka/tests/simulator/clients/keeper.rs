@@ -35,18 +35,23 @@ pub(crate) const COMPACTED: &str = "compacted";
 /// Who commits for what comes and goes.
 const GROUP: &str = "g-passing";
 
-/// What is set for topics of a name. Records say that they are of long ago.
+/// Set for all topics: what times records have does not matter to how long they stay.
+pub(crate) const TIMELESS: [(&str, &str); 2] =
+    [("retention.ms", "-1"), ("message.timestamp.after.max.ms", "9223372036854775807")];
+
+/// What is set for topics of a name.
 fn settings(name: &str) -> Vec<(&'static str, &'static str)> {
-    let kept = ("retention.ms", "-1");
-    match name {
-        RETAINED => vec![kept, ("retention.bytes", "9000")],
-        COMPACTED => vec![
+    let mut all = TIMELESS.to_vec();
+    all.extend_from_slice(match name {
+        RETAINED => &[("retention.bytes", "9000")],
+        COMPACTED => &[
             ("cleanup.policy", "compact"),
             ("min.cleanable.dirty.ratio", "0"),
-            ("delete.retention.ms", "20"),
+            ("delete.retention.ms", "40"),
         ],
-        _ => vec![kept],
-    }
+        _ => &[],
+    });
+    all
 }
 
 /// What becomes of topics of a name.
@@ -85,12 +90,24 @@ pub(crate) async fn start_of(
     name: &str,
     partition: i32,
 ) -> Result<i64, ResponseError> {
-    let at = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(-2);
+    Ok(list(client, (name, partition), -2, false).await?.0)
+}
+
+/// The offset that Kafka finds for a time, and the time of the record there.
+pub(super) async fn list(
+    client: &Client,
+    (name, partition): (&str, i32),
+    time: i64,
+    is_committed: bool,
+) -> Result<(i64, i64), ResponseError> {
+    let at = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(time);
     let topic = ListOffsetsTopic::default().with_name(wire_name(name)).with_partitions(vec![at]);
-    let request = ListOffsetsRequest::default().with_topics(vec![topic]);
-    let answer = client.link.ask(5, &request).await?;
+    let request = ListOffsetsRequest::default()
+        .with_isolation_level(i8::from(is_committed))
+        .with_topics(vec![topic]);
+    let answer = client.link.ask(7, &request).await?;
     let at = &answer.topics[0].partitions[0];
-    outcome(at.error_code).map(|()| at.offset)
+    outcome(at.error_code).map(|()| (at.offset, at.timestamp))
 }
 
 /// Makes a topic if it is not there, and does this and that to it if that is its lot.

@@ -11,9 +11,10 @@ use super::{
     Client,
     consumers::{alive, join},
     keeper::{COMPACTED, PASSING, RETAINED, kind},
+    told,
 };
 use crate::{
-    history::{Kind, Outcome, STEADY, Transaction, key_of},
+    history::{Kind, Outcome, STEADY, Transaction},
     link::{LOST, Link, Manners},
     producer,
 };
@@ -207,10 +208,11 @@ async fn pass(
     }
     let has_key = kind(name) == Kind::Compacted;
     let key = if has_key { client.key() } else { String::new() };
-    let value = client.value(format!("{key}{}.{}.p", this.id, this.order.2));
+    let value = || client.value(format!("{key}{}.{}.p", this.id, this.order.2));
+    let gone = if has_key { client.tombstone() } else { None };
+    let value = gone.unwrap_or_else(value);
     this.passing.push((kind(name), value.clone()));
-    let key = has_key.then(|| key_of(&value));
-    again!(client, producer.produce_to(name, 0, key, &value))
+    again!(client, producer.produce_to(name, 0, told(&value, has_key)))
 }
 
 /// Turns a record into another.
@@ -249,7 +251,7 @@ async fn put(
 ) -> Result<(), ResponseError> {
     let value = client.value(format!("{}.{}.{}", this.id, this.order.2, this.writes.len()));
     this.writes.push((partition, value.clone()));
-    again!(client, producer.produce(partition, &value))
+    again!(client, producer.produce_to("t", partition, told(&value, false)))
 }
 
 async fn commit(
