@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::history::{Found, History, Outcome, STEADY, Topic, Transaction, Value};
 
 mod passing;
+mod places;
 mod times;
 
 /// A fault of the broker's.
@@ -48,6 +49,10 @@ pub(crate) enum Fault {
     Stuck,
     /// What was deleted, or should be, is there.
     Risen,
+    /// A group has taken two for one static member at a time.
+    Twofold,
+    /// A group began anew when a static member came back to its place.
+    Unsettled,
 }
 
 /// What a checker says.
@@ -70,6 +75,8 @@ pub(crate) fn faults(history: &History) -> Findings {
         stuck,
         outlived,
         times::misdated,
+        places::twofold,
+        places::unsettled,
     ];
     let steady = of_topic(history, STEADY);
     let mut findings: Findings = checkers.iter().flat_map(|check| check(&steady)).collect();

@@ -29,7 +29,7 @@ use kafka_protocol::{
 use parking_lot::Mutex;
 
 pub(crate) use self::{
-    consumers::{beat, follow, member, tail},
+    consumers::{beat, follow, member, stay, tail},
     idempotent::{produce, produce_to},
     keeper::{COMPACTED, PASSING, RETAINED, TIMELESS, commit_for, keep, look_up, start_of},
     operator::end_hanging,

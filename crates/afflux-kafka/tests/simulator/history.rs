@@ -168,6 +168,28 @@ pub(crate) struct Look {
     pub(crate) ended: Moment,
 }
 
+/// Something that a static member's group agreed to.
+#[derive(Debug, Clone)]
+pub(crate) struct Word {
+    pub(crate) instance: String,
+    pub(crate) member: String,
+    pub(crate) generation: i32,
+    pub(crate) about: About,
+    pub(crate) begun: Moment,
+    pub(crate) ended: Moment,
+}
+
+/// See [`Word`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum About {
+    /// It has the member's name.
+    Join,
+    /// It has what the member is to read.
+    Sync,
+    /// It lives, or commits.
+    Rest,
+}
+
 /// What was done to a topic by who keeps it.
 #[derive(Debug, Clone)]
 pub(crate) struct Deed {
@@ -226,6 +248,9 @@ pub(crate) struct History {
     pub(crate) sweeps: Vec<Sweep>,
     pub(crate) commits: Vec<Commit>,
     pub(crate) looks: Vec<Look>,
+    pub(crate) words: Vec<Word>,
+    /// When so much time went by that static members were over.
+    pub(crate) aged: Option<Moment>,
     /// What the steady topic's partitions hold.
     pub(crate) found: BTreeMap<i32, Found>,
     /// Topics of other kinds that there were.

@@ -33,8 +33,8 @@ use tokio::task::JoinSet;
 use crate::{
     clients::{
         COMPACTED, Client, Diary, PARTITIONS, PASSING, RETAINED, TIMELESS, beat, commit_for,
-        end_hanging, follow, keep, look_up, member, produce, produce_to, seek, start_of, sweep,
-        tail, transact, work, work_together,
+        end_hanging, follow, keep, look_up, member, produce, produce_to, seek, start_of, stay,
+        sweep, tail, transact, work, work_together,
     },
     history::{Found, History, STEADY, Topic},
     link::{Link, Manners},
@@ -152,6 +152,11 @@ pub(crate) async fn live(seed: u64, broken: Broken) -> History {
     for number in [29, 30] {
         clients.spawn(seek(client(number)));
         clients.spawn(sweep(client(number + 2)));
+    }
+    for (number, instance) in [(33, "i"), (34, "i"), (35, "j")] {
+        let mut client = client(number);
+        client.link.manners = Manners::Orderly;
+        clients.spawn(stay(client, instance));
     }
     let mut committer = client(27);
     committer.link.manners = Manners::Orderly;
@@ -348,6 +353,9 @@ impl World {
                 has_jumped = true;
                 let ages = self.random.below(3) == 0 && !self.has_aged.swap(true, Ordering::SeqCst);
                 let time = if ages { NEARLY_KEPT } else { LAPSE };
+                if ages {
+                    diary.history.lock().aged = Some(diary.now());
+                }
                 self.sim.clock.advance(time);
                 diary.jumped.store(self.sim.clock.monotonic().as_micros() as u64, Ordering::SeqCst);
             }

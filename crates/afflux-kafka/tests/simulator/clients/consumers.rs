@@ -23,7 +23,7 @@ use super::{
     keeper::{look_up, start_of},
 };
 use crate::{
-    history::{Commit, Look, Outcome, STEADY},
+    history::{About, Commit, Look, Moment, Outcome, STEADY, Word},
     link::LOST,
     producer::{Ask, outcome},
     sim::wire_name,
@@ -33,8 +33,14 @@ use crate::{
 const CLASSIC: &str = "classic";
 /// The other's.
 const NEWER: &str = "newer";
+/// That of static members.
+const STATIC: &str = "static";
 /// How long a member may be silent, in the world's time.
 const SESSION_MILLIS: i32 = 40;
+/// The same for static ones: none is over but where time goes by as in [`History::aged`].
+///
+/// [`History::aged`]: crate::history::History::aged
+const STATIC_SESSION_MILLIS: i32 = 30 * 60 * 1_000;
 
 /// Follows all partitions, reading all records or those that are committed.
 pub(crate) async fn tail(client: Client, is_committed: bool) {
@@ -88,6 +94,8 @@ pub(crate) async fn follow(client: Client, name: &'static str, is_committed: boo
 pub(super) struct Standing {
     group: &'static str,
     pub(super) member: StrBytes,
+    /// What a static member is known by, whatever its name is.
+    instance: Option<StrBytes>,
     pub(super) generation: i32,
     pub(super) partitions: Vec<i32>,
 }
@@ -97,7 +105,7 @@ pub(super) struct Standing {
 pub(crate) async fn member(client: Client) {
     let mut known = StrBytes::new();
     for _ in 0..8 {
-        let standing = match join(&client, CLASSIC, &known).await {
+        let standing = match join(&client, CLASSIC, &known, None).await {
             Ok(standing) => standing,
             Err(ResponseError::UnknownMemberId) => {
                 known = StrBytes::new();
@@ -119,23 +127,46 @@ pub(crate) async fn member(client: Client) {
     leave(&client, known).await;
 }
 
+/// A static member that is started again and again, without a word when it ends. Two that have one
+/// instance's id are at each other's place.
+pub(crate) async fn stay(client: Client, instance: &'static str) {
+    for _ in 0..8 {
+        let instance = Some(StrBytes::from_static_str(instance));
+        let told = match join(&client, STATIC, &StrBytes::new(), instance).await {
+            Ok(standing) => share(&client, &standing).await,
+            Err(error) => Err(error),
+        };
+        let is_fenced = told == Err(ResponseError::FencedInstanceId);
+        client.link.pause(if is_fenced { 900 } else { 100 }).await;
+    }
+}
+
 /// Joins a group of the classic protocol.
 pub(super) async fn join(
     client: &Client,
     group: &'static str,
     member: &StrBytes,
+    instance: Option<StrBytes>,
 ) -> Result<Standing, ResponseError> {
     let id = StrBytes::from_static_str(group);
+    // Static members are of later versions, in which others are given a name first.
+    let (version, session) =
+        if instance.is_some() { (5, STATIC_SESSION_MILLIS) } else { (3, SESSION_MILLIS) };
     let protocol = JoinGroupRequestProtocol::default().with_name(StrBytes::from_static_str("any"));
     let request = JoinGroupRequest::default()
         .with_group_id(id.clone().into())
-        .with_session_timeout_ms(SESSION_MILLIS)
+        .with_session_timeout_ms(session)
         .with_rebalance_timeout_ms(SESSION_MILLIS)
         .with_member_id(member.clone())
+        .with_group_instance_id(instance.clone())
         .with_protocol_type(StrBytes::from_static_str("simulated"))
         .with_protocols(vec![protocol]);
-    let joined = client.link.ask(3, &request).await?;
+    let begun = client.diary.now();
+    let joined = client.link.ask(version, &request).await?;
     outcome(joined.error_code)?;
+    let (member, generation) = (joined.member_id, joined.generation_id);
+    let mut standing = Standing { group, member, instance, generation, partitions: Vec::new() };
+    note(client, &standing, About::Join, begun);
     // The leader deals partitions out in turn; what a member gets is their numbers.
     let all = joined.members.len() as i32;
     let assignments = (0..).zip(&joined.members).map(|(number, other)| {
@@ -146,24 +177,32 @@ pub(super) async fn join(
     });
     let request = SyncGroupRequest::default()
         .with_group_id(id.clone().into())
-        .with_generation_id(joined.generation_id)
-        .with_member_id(joined.member_id.clone())
+        .with_generation_id(standing.generation)
+        .with_member_id(standing.member.clone())
+        .with_group_instance_id(standing.instance.clone())
         .with_assignments(assignments.collect());
-    let synced = client.link.ask(2, &request).await?;
+    let begun = client.diary.now();
+    let synced = client.link.ask(3, &request).await?;
     outcome(synced.error_code)?;
-    Ok(Standing {
-        group,
-        member: joined.member_id,
-        generation: joined.generation_id,
-        partitions: synced.assignment.iter().map(|partition| i32::from(*partition)).collect(),
-    })
+    note(client, &standing, About::Sync, begun);
+    standing.partitions = synced.assignment.iter().map(|at| i32::from(*at)).collect();
+    Ok(standing)
+}
+
+/// Notes down what a static member was told.
+fn note(client: &Client, standing: &Standing, about: About, begun: Moment) {
+    let Some(instance) = standing.instance.as_ref().map(ToString::to_string) else { return };
+    let (member, generation) = (standing.member.to_string(), standing.generation);
+    let ended = client.diary.now();
+    let word = Word { instance, member, generation, about, begun, ended };
+    client.diary.history.lock().words.push(word);
 }
 
 /// Reads and commits until something tells it to join again.
 async fn share(client: &Client, standing: &Standing) -> Result<(), ResponseError> {
     let mut places = Vec::new();
     for partition in &standing.partitions {
-        places.push((*partition, look(client, CLASSIC, *partition).await?.max(0)));
+        places.push((*partition, look(client, standing.group, *partition).await?.max(0)));
     }
     for _ in 0..3 + client.below(8) {
         match alive(client, standing).await {
@@ -185,8 +224,14 @@ pub(super) async fn alive(client: &Client, standing: &Standing) -> Result<(), Re
     let request = HeartbeatRequest::default()
         .with_group_id(StrBytes::from_static_str(standing.group).into())
         .with_generation_id(standing.generation)
-        .with_member_id(standing.member.clone());
-    outcome(client.link.ask(3, &request).await?.error_code)
+        .with_member_id(standing.member.clone())
+        .with_group_instance_id(standing.instance.clone());
+    let begun = client.diary.now();
+    let told = outcome(client.link.ask(3, &request).await?.error_code);
+    if matches!(told, Ok(()) | Err(ResponseError::RebalanceInProgress)) {
+        note(client, standing, About::Rest, begun);
+    }
+    told
 }
 
 /// Reads on in a partition, and commits.
@@ -208,7 +253,8 @@ async fn go_on(
 pub(crate) async fn beat(client: Client) {
     for _ in 0..3 {
         let member = StrBytes::from_string(format!("m{}", client.diary.number()));
-        let mut standing = Standing { group: NEWER, member, generation: 0, partitions: Vec::new() };
+        let (group, instance, partitions) = (NEWER, None, Vec::new());
+        let mut standing = Standing { group, member, instance, generation: 0, partitions };
         let (mut topic, mut places) = (Uuid::nil(), Vec::new());
         for _ in 0..10 + client.below(20) {
             match heartbeat(&client, &mut standing, &mut topic).await {
@@ -293,16 +339,21 @@ async fn commit(
         .with_group_id(StrBytes::from_static_str(standing.group).into())
         .with_generation_id_or_member_epoch(standing.generation)
         .with_member_id(standing.member.clone())
+        .with_group_instance_id(standing.instance.clone())
         .with_topics(vec![topic]);
     let begun = client.diary.now();
     let version = if standing.group == NEWER { 9 } else { 7 };
     let answer = client.link.ask(version, &request).await;
     let told = answer.and_then(|answer| outcome(answer.topics[0].partitions[0].error_code));
     let ended = client.diary.now();
+    if told.is_ok() {
+        note(client, standing, About::Rest, begun);
+    }
     let outcome = match told {
         Ok(()) => Outcome::Done(()),
         Err(
             ResponseError::IllegalGeneration
+            | ResponseError::FencedInstanceId
             | ResponseError::UnknownMemberId
             | ResponseError::StaleMemberEpoch
             | ResponseError::RebalanceInProgress,

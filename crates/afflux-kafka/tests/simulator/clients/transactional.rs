@@ -90,7 +90,7 @@ pub(crate) async fn work_together(client: Client, id: String) {
     let members = Client { link: client.link.with(Manners::Orderly), ..client.clone() };
     let mut member = StrBytes::new();
     for _ in 0..8 {
-        let standing = match join(&members, TOGETHER, &member).await {
+        let standing = match join(&members, TOGETHER, &member, None).await {
             Ok(standing) => standing,
             Err(error) => {
                 if error == ResponseError::UnknownMemberId {
