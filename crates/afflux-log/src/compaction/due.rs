@@ -44,6 +44,12 @@ fn is_older(time: i64, than: std::time::Duration, now: Timestamp) -> bool {
     time <= now.0.saturating_sub(than)
 }
 
+/// Whether what has such a time may go. Without a lag it may whatever its time is, as in Kafka: that
+/// can be ahead of the clock.
+fn may_go(time: i64, rules: &Rules, now: Timestamp) -> bool {
+    rules.lag_min.is_zero() || is_older(time, rules.lag_min, now)
+}
+
 /// How much can be compacted, of shares of sealed files and of batches behind them.
 fn dirty(
     (from, stable): (i64, i64),
@@ -51,9 +57,8 @@ fn dirty(
     rules: &Rules,
     now: Timestamp,
 ) -> Dirty {
-    let can = |stretch: &&Stretch| {
-        stretch.end <= stable && is_older(stretch.max_timestamp, rules.lag_min, now)
-    };
+    let can =
+        |stretch: &&Stretch| stretch.end <= stable && may_go(stretch.max_timestamp, rules, now);
     let mut found = Dirty { upper: from, bytes: 0 };
     let mut take = |stretches: &[Stretch]| {
         let count = stretches.iter().take_while(can).count();
@@ -164,9 +169,9 @@ impl Shared {
         let can_go = |run: &RunMeta| {
             let rules = compacted.get(&run.stream).map(|(topic, _)| topic.settings.rules());
             let stable = shown.get(&run.stream).map_or(0, |(_, stable)| *stable);
-            rules.and_then(|rules| rules.compaction.as_ref()).is_some_and(|rules| {
-                run.end <= stable && is_older(run.max_timestamp, rules.lag_min, now)
-            })
+            rules
+                .and_then(|rules| rules.compaction.as_ref())
+                .is_some_and(|rules| run.end <= stable && may_go(run.max_timestamp, rules, now))
         };
         let shows = |run: &&RunMeta| {
             let from = shown.get(&run.stream).map(|(from, _)| *from);
@@ -203,9 +208,9 @@ mod tests {
     fn what_is_stable_and_old_enough_can_be_compacted() {
         // Ends and times of shares of sealed files and of batches behind them; ten bytes each.
         type Given<'a> = &'a [(i64, i64)];
-        let check = |sealed: Given<'_>, live: Given<'_>, stable: i64, expected: (i64, u64)| {
+        let after = |lag, sealed: Given<'_>, live: Given<'_>, stable: i64, expected: (i64, u64)| {
             let rules = Rules {
-                lag_min: Duration::from_millis(100),
+                lag_min: Duration::from_millis(lag),
                 lag_max: None,
                 delete_retention: Duration::ZERO,
                 dirty_ratio: 0.5,
@@ -224,6 +229,11 @@ mod tests {
             let (sealed, live) = (stretches(sealed), stretches(live));
             let found = dirty((2, stable), (&sealed, &live), &rules, Timestamp(1000));
             assert_eq!((found.upper, found.bytes), expected, "{sealed:?} {live:?} {stable}");
+        };
+        after(1, &[(10, 999), (20, 1001)], &[], 99, (10, 10));
+        after(0, &[(10, 999), (20, 1001)], &[], 99, (20, 20));
+        let check = |sealed: Given<'_>, live: Given<'_>, stable: i64, expected: (i64, u64)| {
+            after(100, sealed, live, stable, expected);
         };
         check(&[], &[], 99, (2, 0));
         check(&[(10, 0), (20, 900), (30, -1)], &[], 99, (30, 30));
