@@ -136,8 +136,8 @@ pub(crate) struct Lookup {
     pub(crate) ended: Moment,
 }
 
-/// What a consumer was given that read all committed records of a partition from its start, in less
-/// time than tombstones stay.
+/// What a consumer was given that read committed records of a partition, to its end and in less time
+/// than tombstones stay.
 #[derive(Debug, Clone)]
 pub(crate) struct Sweep {
     pub(crate) topic: Topic,

@@ -18,8 +18,10 @@ mod reading;
 mod sim;
 mod world;
 
+use std::collections::BTreeMap;
+
 use checkers::{Fault, Findings, faults};
-use history::{Deed, Found, Kind, Outcome, What};
+use history::{About, Deed, Found, Kind, Outcome, Sweep, What, Word, is_tombstone, key_of};
 use world::{Broken, live};
 
 /// What the checkers find in a seed's world.
@@ -51,7 +53,16 @@ async fn no_world_shows_a_fault() {
 /// What checkers look for could have happened.
 #[tokio::test]
 async fn what_worlds_are_for_happens_in_them() {
-    let mut missing = vec!["deleted", "trimmed", "grown", "retained", "compacted", "exhausted"];
+    let mut missing = vec![
+        "deleted",
+        "trimmed",
+        "grown",
+        "retained",
+        "compacted",
+        "exhausted",
+        "forgotten",
+        "returned",
+    ];
     for seed in 0..48 {
         let history = &live(seed, Broken::Nothing).await;
         let is_done = |deed: &&Deed| deed.outcome == Outcome::Done(());
@@ -69,12 +80,31 @@ async fn what_worlds_are_for_happens_in_them() {
             let mut others = orders().filter(|(other, _)| *other == id);
             others.any(|(_, (other, worn, _))| other < producer && worn > 30_000 && epoch < 100)
         };
+        // Of a key that was deleted nothing is left, and somebody has read its tombstone.
+        let swept = || history.sweeps.iter().map(|it| (it, history.left.get(&it.topic)));
+        let is_forgotten = |(sweep, left): (&Sweep, Option<&BTreeMap<i32, Found>>)| {
+            let there = left.and_then(|left| left.get(&sweep.partition));
+            let gone = sweep.records.iter().filter(|(_, value)| is_tombstone(value));
+            let has = |value: &str| {
+                let all = there.iter().flat_map(|found| &found.all);
+                all.filter(|(_, it)| key_of(it) == key_of(value)).count() > 0
+            };
+            there.is_some() && gone.into_iter().any(|(_, value)| !has(value))
+        };
+        // A static member has the place that another one of its name had before.
+        let words = || history.words.iter().filter(|it| it.about == About::Sync);
+        let is_back = |word: &Word| {
+            let mut before = words().filter(|it| it.ended < word.begun && it.member != word.member);
+            before.any(|it| (&it.instance, it.generation) == (&word.instance, word.generation))
+        };
         missing.retain(|what| !match *what {
             "deleted" => did(|it| it == What::Delete),
             "trimmed" => left(Kind::Passing).any(|found| found.start > 0),
             "grown" => did(|it| matches!(it, What::Grow(count) if count > 3)),
             "retained" => left(Kind::Retained).any(|found| found.start > 0),
             "compacted" => left(Kind::Compacted).any(has_gap),
+            "forgotten" => swept().any(is_forgotten),
+            "returned" => words().any(is_back),
             _ => orders().any(is_fresh),
         });
         if missing.is_empty() {

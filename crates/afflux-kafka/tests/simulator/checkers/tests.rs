@@ -1,7 +1,12 @@
 //! A history without a fault, and each fault in it.
 
 use super::*;
-use crate::history::{Batch, Commit, Deed, Kind, Look, Poll, STEADY, Topic, What};
+use afflux_types::Timestamp;
+
+use crate::history::{
+    About, Batch, Commit, Deed, EARLIEST, Kind, Look, Lookup, Poll, STEADY, Sweep, Topic, What,
+    Word, time_of, tombstone,
+};
 
 fn text(values: &[&str]) -> Vec<Value> {
     values.iter().map(|value| (*value).to_owned()).collect()
@@ -352,4 +357,102 @@ fn compaction_must_leave_the_last_record_of_each_key() {
     taken.batches[1].values[1] = "other.2".to_owned();
     taken.polls[2].records[1].1 = "other.2".to_owned();
     assert!(faults(&taken).iter().any(|(fault, _)| *fault == Fault::Lost));
+}
+
+/// A look for a time in partition 0 after all else.
+fn lookup(asked: Option<Timestamp>, found: Option<(i64, Timestamp)>) -> Lookup {
+    let (is_committed, topic, partition, begun, ended) = (false, STEADY, 0, 90, 91);
+    Lookup { is_committed, topic, partition, asked, found, begun, ended }
+}
+
+#[test]
+fn who_looks_for_a_time_must_be_given_the_first_record_of_it() {
+    let all = sound().found[&0].all.clone();
+    let place = |(offset, value): &(i64, Value)| (*offset, time_of(value));
+    let from = |time| all.iter().map(place).find(|(_, at)| *at >= time);
+    let latest = all.iter().map(|it| place(it).1).max().unwrap();
+    let mut history = sound();
+    history.lookups = all.iter().map(|it| lookup(Some(place(it).1), from(place(it).1))).collect();
+    history.lookups.push(lookup(None, from(latest)));
+    history.lookups.push(lookup(Some(Timestamp(latest.0 + 1)), None));
+    assert_eq!(faults(&history), []);
+
+    let one = |asked: Option<Timestamp>, found: Option<(i64, Timestamp)>| {
+        move |it: &mut History| it.lookups = vec![lookup(asked, found)]
+    };
+    let (earliest, first) = (Some(Timestamp(EARLIEST)), place(&all[0]));
+    check(Fault::Unseen, one(earliest, Some(place(&all[1]))));
+    check(Fault::Unseen, one(earliest, None));
+    check(Fault::Unseen, one(None, None));
+    let not_latest = all.iter().map(place).find(|(_, at)| *at < latest).unwrap();
+    check(Fault::Unseen, one(None, Some(not_latest)));
+    check(Fault::Misplaced, one(Some(Timestamp(first.1.0 + 1)), Some(first)));
+    check(Fault::Misplaced, one(earliest, Some((3, latest))));
+    check(Fault::Differs, one(earliest, Some((0, Timestamp(first.1.0 + 1)))));
+    check(Fault::Precommitted, |it| {
+        it.polls.clear();
+        it.transactions[0].asked = Some(95);
+        let found = Some(place(&all[2]));
+        it.lookups = vec![Lookup { is_committed: true, ..lookup(earliest, found) }];
+    });
+}
+
+#[test]
+fn who_reads_to_the_end_must_know_what_was_deleted() {
+    let deleted = || {
+        let mut history = passing();
+        history.kinds.insert(Topic::from_u128(1), Kind::Compacted);
+        history.deeds[1].outcome = Outcome::Refused;
+        history.transactions[0].passing.clear();
+        history.polls.truncate(2);
+        history.batches[2].values = vec![tombstone("k", 7)];
+        *here(&mut history) = Found { high: 5, stable: 5, ..Found::default() };
+        history
+    };
+    let swept = |read: &[(i64, &str)], next| {
+        let mut history = deleted();
+        let (topic, records) = (Topic::from_u128(1), records(read));
+        history.sweeps = vec![Sweep { topic, partition: 0, records, next }];
+        faults(&history).iter().map(|(fault, _)| *fault).collect::<Vec<_>>()
+    };
+    assert_eq!(swept(&[], 5), [], "all of it may be gone");
+    assert_eq!(swept(&[(1, "k.2"), (2, &tombstone("k", 7))], 5), []);
+    assert_eq!(swept(&[(1, "k.2")], 2), [], "it is not there yet");
+    assert_eq!(swept(&[(1, "k.2")], 5), [Fault::Unseen]);
+    let mut kept = deleted();
+    kept.batches[2].values = text(&["k.3"]);
+    assert!(faults(&kept).iter().any(|(fault, _)| *fault == Fault::Lost));
+}
+
+fn word(instance: &str, member: &str, generation: i32, about: About, begun: u64) -> Word {
+    let (instance, member) = (instance.to_owned(), member.to_owned());
+    Word { instance, member, generation, about, begun, ended: begun + 1 }
+}
+
+#[test]
+fn static_members_must_have_one_place_each_and_keep_it() {
+    use About::{Join, Rest, Sync};
+    let mut history = sound();
+    history.words = vec![
+        word("i", "i1", 1, Join, 10),
+        word("j", "j1", 1, Join, 11),
+        word("i", "i1", 1, Sync, 20),
+        word("j", "j1", 1, Sync, 21),
+        word("i", "i1", 1, Rest, 30),
+        word("i", "i2", 1, Join, 40),
+        word("i", "i1", 1, Rest, 41),
+        word("i", "i2", 1, Sync, 50),
+        word("j", "j1", 1, Rest, 60),
+    ];
+    assert_eq!(faults(&history), []);
+    let found = |words: &[Word], aged| {
+        let mut history = history.clone();
+        history.words.extend_from_slice(words);
+        history.aged = aged;
+        faults(&history).iter().map(|(fault, _)| *fault).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&[word("i", "i1", 1, Rest, 61)], None), [Fault::Twofold]);
+    assert_eq!(found(&[word("i", "i3", 2, Join, 61)], None), [Fault::Unsettled]);
+    assert_eq!(found(&[word("i", "i3", 2, Join, 61)], Some(61)), []);
+    assert_eq!(found(&[word("i", "i3", 2, Join, 61)], Some(5)), [Fault::Unsettled]);
 }

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Fault, Findings, writers};
-use crate::history::{Found, History, Lookup, Outcome, STEADY, Topic, Value, key_of, time_of};
+use crate::history::{
+    EARLIEST, Found, History, Lookup, Outcome, STEADY, Topic, Value, key_of, time_of,
+};
 
 /// Of a topic: lookups that were not told of the record that they should have been. What is there
 /// in the end was there all along, or came behind what was found.
@@ -46,7 +48,9 @@ pub(super) fn misdated(history: &History) -> Findings {
                     find(Fault::Precommitted, value.clone());
                 }
             }
-            None if there.start <= offset && has_all(history, lookup.topic) => {
+            // A marker is the latest where there is no record.
+            None if time.0 < EARLIEST || offset < there.start => {}
+            None if has_all(history, lookup.topic) => {
                 find(Fault::Misplaced, "there is no record".to_owned());
             }
             None => {}

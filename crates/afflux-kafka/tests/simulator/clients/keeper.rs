@@ -47,7 +47,7 @@ fn settings(name: &str) -> Vec<(&'static str, &'static str)> {
         COMPACTED => &[
             ("cleanup.policy", "compact"),
             ("min.cleanable.dirty.ratio", "0"),
-            ("delete.retention.ms", "40"),
+            ("delete.retention.ms", "100"),
         ],
         _ => &[],
     });

@@ -1,7 +1,7 @@
 //! Consumers that do not go on where they were: some look for offsets by times, others read a
-//! compacted topic from its start, to know what stands.
+//! compacted topic in one go, to know what stands.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use afflux_env::Clock as _;
 use afflux_types::Timestamp;
@@ -20,7 +20,7 @@ use crate::{
 const LATEST: i64 = -3;
 /// A sweep takes less, and time has not jumped for as long before it. What is left of how long
 /// tombstones stay is for the pass of compaction that began before it.
-const SWEEP: Duration = Duration::from_millis(15);
+const SWEEP: Duration = Duration::from_millis(40);
 
 /// Looks for times in topics of all kinds.
 pub(crate) async fn seek(client: Client) {
@@ -53,15 +53,19 @@ async fn known(client: &Client, name: &str) -> Option<(Topic, i32)> {
     }
 }
 
-/// Reads the compacted topic from its start.
+/// Reads the compacted topic, from its start or where it was, and what comes behind for a while.
 pub(crate) async fn sweep(client: Client) {
-    for _ in 0..30 {
-        client.link.pause(300).await;
+    let mut places = BTreeMap::new();
+    for _ in 0..40 {
+        client.link.pause(100).await;
         let Ok(Some((topic, partitions))) = look_up(&client, COMPACTED).await else { continue };
         let begun = client.clock.monotonic();
         let partition = client.below(partitions as u64) as i32;
-        let mut sweep = Sweep { topic, partition, records: Vec::new(), next: 0 };
+        let place = places.entry(partition).or_insert(0);
+        let next = if client.below(3) == 0 { 0 } else { *place };
+        let mut sweep = Sweep { topic, partition, records: Vec::new(), next };
         let is_whole = read_on(&client, &mut sweep).await.is_ok();
+        *place = sweep.next;
         let took = client.clock.monotonic().saturating_sub(begun);
         let jumped = Duration::from_micros(client.diary.jumped.load(Ordering::SeqCst));
         if is_whole && took < SWEEP && begun.saturating_sub(jumped) > SWEEP {
@@ -70,17 +74,19 @@ pub(crate) async fn sweep(client: Client) {
     }
 }
 
-/// Reads until nothing more comes.
+/// Reads until nothing more comes, one time or another.
 async fn read_on(client: &Client, sweep: &mut Sweep) -> Result<(), ResponseError> {
+    let slowness = 1 + client.below(200);
     loop {
         match client.poll(true, sweep.topic, sweep.partition, sweep.next).await {
-            Ok(poll) if poll.next == sweep.next => return Ok(()),
-            Ok(poll) => {
+            Ok(poll) if poll.next > sweep.next => {
                 sweep.records.extend(poll.records);
                 sweep.next = poll.next;
             }
-            Err(LOST) => {}
+            Ok(_) if client.below(6) == 0 => return Ok(()),
+            Ok(_) | Err(LOST) => {}
             Err(error) => return Err(error),
         }
+        client.link.pause(slowness).await;
     }
 }
