@@ -6,7 +6,7 @@
 //! order, and nobody sees a transaction that, through others, saw it (G1c).
 //!
 //! Here is what the steady topic is held to; topics that come and go, or lose records, are in
-//! `passing`.
+//! `passing`, what times and keys say of both in `times`, and static members in `places`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
