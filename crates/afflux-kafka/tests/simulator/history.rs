@@ -168,7 +168,7 @@ pub(crate) struct Look {
     pub(crate) ended: Moment,
 }
 
-/// Something that a static member's group agreed to.
+/// Something that a static member's group agreed to, but for [`About::Unknown`].
 #[derive(Debug, Clone)]
 pub(crate) struct Word {
     pub(crate) instance: String,
@@ -188,6 +188,8 @@ pub(crate) enum About {
     Sync,
     /// It lives, or commits.
     Rest,
+    /// It was told that there is no such member, nor one of its instance.
+    Unknown,
 }
 
 /// What was done to a topic by who keeps it.

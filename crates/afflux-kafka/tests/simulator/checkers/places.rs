@@ -15,7 +15,7 @@ pub(super) fn twofold(history: &History) -> Findings {
     let places = history.words.iter().filter(|it| it.about == About::Sync);
     let places: Vec<_> = places.filter_map(|sync| Some((join_of(sync)?, sync))).collect();
     let mut findings = Findings::new();
-    for word in &history.words {
+    for word in history.words.iter().filter(|it| it.about != About::Unknown) {
         let Some(own) = join_of(word) else { continue };
         let later = places.iter().find(|(join, sync)| {
             join.instance == word.instance && join.begun > own.ended && sync.ended < word.begun
@@ -28,7 +28,8 @@ pub(super) fn twofold(history: &History) -> Findings {
 }
 
 /// Once all instances know their part of a generation, none of those that come back begins another
-/// one, unless all were over in between.
+/// one, and none is put out, unless all were over in between: whoever had the place before is told
+/// that it is fenced.
 pub(super) fn unsettled(history: &History) -> Findings {
     let instances = history.words.iter().map(|it| &it.instance);
     let count = instances.collect::<BTreeSet<_>>().len();
@@ -40,14 +41,15 @@ pub(super) fn unsettled(history: &History) -> Findings {
     let settled = parts.iter().filter(|(_, known)| known.len() == count);
     let settled: Vec<_> =
         settled.filter_map(|(of, known)| Some((*of, *known.values().max()?))).collect();
-    let joins = history.words.iter().filter(|it| it.about == About::Join);
-    joins
-        .filter_map(|join| {
-            let was_over = |at| history.aged.is_some_and(|aged| at < aged && aged < join.ended);
+    let moves = history.words.iter().filter(|it| matches!(it.about, About::Join | About::Unknown));
+    moves
+        .filter_map(|word| {
+            let was_over = |at| history.aged.is_some_and(|aged| at < aged && aged < word.ended);
             let before = settled.iter().find(|(generation, at)| {
-                *generation < join.generation && *at < join.begun && !was_over(*at)
+                let is_moved = *generation < word.generation || word.about == About::Unknown;
+                is_moved && *at < word.begun && !was_over(*at)
             })?;
-            Some((Fault::Unsettled, format!("{before:?} was settled before {join:?}")))
+            Some((Fault::Unsettled, format!("{before:?} was settled before {word:?}")))
         })
         .collect()
 }

@@ -431,7 +431,7 @@ fn word(instance: &str, member: &str, generation: i32, about: About, begun: u64)
 
 #[test]
 fn static_members_must_have_one_place_each_and_keep_it() {
-    use About::{Join, Rest, Sync};
+    use About::{Join, Rest, Sync, Unknown};
     let mut history = sound();
     history.words = vec![
         word("i", "i1", 1, Join, 10),
@@ -453,6 +453,7 @@ fn static_members_must_have_one_place_each_and_keep_it() {
     };
     assert_eq!(found(&[word("i", "i1", 1, Rest, 61)], None), [Fault::Twofold]);
     assert_eq!(found(&[word("i", "i3", 2, Join, 61)], None), [Fault::Unsettled]);
+    assert_eq!(found(&[word("i", "i1", 1, Unknown, 61)], None), [Fault::Unsettled]);
     assert_eq!(found(&[word("i", "i3", 2, Join, 61)], Some(61)), []);
     assert_eq!(found(&[word("i", "i3", 2, Join, 61)], Some(5)), [Fault::Unsettled]);
 }

@@ -228,8 +228,12 @@ pub(super) async fn alive(client: &Client, standing: &Standing) -> Result<(), Re
         .with_group_instance_id(standing.instance.clone());
     let begun = client.diary.now();
     let told = outcome(client.link.ask(3, &request).await?.error_code);
-    if matches!(told, Ok(()) | Err(ResponseError::RebalanceInProgress)) {
-        note(client, standing, About::Rest, begun);
+    match told {
+        Ok(()) | Err(ResponseError::RebalanceInProgress) => {
+            note(client, standing, About::Rest, begun);
+        }
+        Err(ResponseError::UnknownMemberId) => note(client, standing, About::Unknown, begun),
+        Err(_) => {}
     }
     told
 }
