@@ -127,12 +127,14 @@ const FETCH: &[Field] = &[
         until(12, TEXT), // topic
         since(13, UUID),
         always(Kind::Array(&[
-            always(I32),    // partition
-            since(9, I32),  // current leader epoch
-            always(I64),    // offset
-            since(12, I32), // last fetched epoch
-            since(5, I64),  // log start offset
-            always(I32),    // most bytes
+            always(I32),                    // partition
+            since(9, I32),                  // current leader epoch
+            always(I64),                    // offset
+            since(12, I32),                 // last fetched epoch
+            since(5, I64),                  // log start offset
+            always(I32),                    // most bytes
+            since(17, Kind::Tagged(0, 16)), // directory
+            since(18, Kind::Tagged(1, 8)),  // high watermark
         ])),
     ])),
     since(7, Kind::Array(&[until(12, TEXT), since(13, UUID), always(INTEGERS)])), // forgotten

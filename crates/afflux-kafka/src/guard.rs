@@ -5,15 +5,15 @@
 //! description of its shape:
 //! 1. every length must fit the bytes that are left;
 //! 2. every element of every array is really walked, so a count can not exceed what is there;
-//! 3. tagged fields are stepped over by their size.
+//! 3. tagged fields are stepped over by their size; one that the decoder knows must have its own.
 //!
 //! Not here: what the fields mean. What passes may still be refused by the decoder (a null where
 //! none may be, text that is not UTF-8), but can not make it reserve more than a small multiple
 //! of the request's own bytes.
 //!
-//! A known tagged field would be read by the decoder according to its type, not by its size, and
-//! shift everything behind it. The served versions have such fields only at the very end of
-//! Fetch, where nothing with a count follows; the tests hold that.
+//! A known tagged field is read by the decoder according to its type, not by its size: with another
+//! size it would shift everything behind it, and counts with it. At the very end of Fetch there are
+//! some whose size is not looked at, since nothing with a count follows.
 
 /// The longest string: Kafka's limit, also where a longer length could be written.
 const TEXT_BYTES_MAX: usize = i16::MAX as usize;
@@ -27,6 +27,9 @@ pub(crate) enum MalformedRequest {
     /// A length below -1.
     #[error("a length is negative")]
     Negative,
+    /// A tagged field of another size than it has.
+    #[error("a tagged field has another size than it can have")]
+    Tagged,
     /// A string longer than Kafka's strings are.
     #[error("a string has more than {TEXT_BYTES_MAX} bytes")]
     LongText,
@@ -55,6 +58,8 @@ pub(crate) enum Kind {
     List(&'static Kind),
     /// A structure that may be null: a byte says so, -1 if it is.
     Optional(&'static [Field]),
+    /// A tagged field: its number and its size.
+    Tagged(u32, usize),
 }
 
 /// A field of all versions.
@@ -90,7 +95,7 @@ pub(crate) fn inspect(
 /// Steps over tagged fields; what lies behind them.
 pub(crate) fn skip_tags(bytes: &[u8]) -> Result<&[u8], MalformedRequest> {
     let mut walk = Walk { rest: bytes, version: 0, flexible: true };
-    walk.tags()?;
+    walk.tags(&[])?;
     Ok(walk.rest)
 }
 
@@ -102,12 +107,16 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn structure(&mut self, fields: &[Field]) -> Result<(), MalformedRequest> {
-        for field in fields {
-            if (field.from..=field.to).contains(&self.version) {
-                self.field(&field.kind)?;
-            }
+        for field in self.present(fields) {
+            self.field(&field.kind)?;
         }
-        if self.flexible { self.tags() } else { Ok(()) }
+        if self.flexible { self.tags(fields) } else { Ok(()) }
+    }
+
+    /// The fields that the version has.
+    fn present<'b>(&self, fields: &'b [Field]) -> impl Iterator<Item = &'b Field> + use<'b> {
+        let version = self.version;
+        fields.iter().filter(move |field| (field.from..=field.to).contains(&version))
     }
 
     fn field(&mut self, kind: &Kind) -> Result<(), MalformedRequest> {
@@ -140,6 +149,8 @@ impl Walk<'_> {
                 [0xff] => Ok(()),
                 _ => self.structure(fields),
             },
+            // Behind all others: see `tags`.
+            Kind::Tagged(..) => Ok(()),
         }
     }
 
@@ -149,11 +160,14 @@ impl Walk<'_> {
         if count > self.rest.len() { Err(MalformedRequest::Truncated) } else { Ok(count) }
     }
 
-    fn tags(&mut self) -> Result<(), MalformedRequest> {
+    fn tags(&mut self, fields: &[Field]) -> Result<(), MalformedRequest> {
         for _ in 0..self.varint()? {
-            self.varint()?;
-            let size = self.varint()?;
-            self.skip(size as usize)?;
+            let (tag, size) = (self.varint()?, self.varint()? as usize);
+            let is_other = |field: &Field| matches!(field.kind, Kind::Tagged(known, bytes) if known == tag && bytes != size);
+            if self.present(fields).any(is_other) {
+                return Err(MalformedRequest::Tagged);
+            }
+            self.skip(size)?;
         }
         Ok(())
     }

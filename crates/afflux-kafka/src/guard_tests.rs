@@ -116,6 +116,35 @@ fn a_count_that_the_bytes_can_not_fill_is_refused() {
 }
 
 #[test]
+fn a_tagged_field_that_is_known_has_its_own_size() {
+    // Fetch, one partition of a topic. Its directory is 16 bytes, of which a decoder that is told
+    // of fewer takes the rest from what follows: a count of topics to forget.
+    let api = api::find(ApiKey::Fetch as i16).unwrap();
+    let check = |version: i16, tag: u8, size: u8, expected: Result<(), MalformedRequest>| {
+        let mut body = BytesMut::zeroed(21);
+        body.put_u8(2);
+        body.put_bytes(7, 16);
+        body.put_u8(2);
+        body.put_bytes(0, 32);
+        body.put_slice(&[1, tag, size]);
+        body.put_bytes(0, size.into());
+        // No more of the topic, none to forget, no rack, and no more of the request.
+        body.put_slice(&[0, 1, 1, 0]);
+        let what = format!("version {version}, tag {tag} of {size} bytes");
+        assert_eq!(walk(api, version, &body), expected, "{what}");
+        if expected.is_ok() {
+            assert_eq!(decode(api.key, &mut body.freeze(), version), Ok(0), "{what}");
+        }
+    };
+    for (version, tag, bytes) in [(17, 0, 16), (18, 0, 16), (18, 1, 8)] {
+        check(version, tag, bytes, Ok(()));
+        check(version, tag, bytes - 1, Err(MalformedRequest::Tagged));
+        check(version, tag, bytes + 1, Err(MalformedRequest::Tagged));
+        check(version, 2, 3, Ok(()));
+    }
+}
+
+#[test]
 fn strings_are_no_longer_than_kafkas() {
     // ListGroups has a list of strings; version 4 is the first flexible one.
     let api = api::find(ApiKey::ListGroups as i16).unwrap();

@@ -105,10 +105,22 @@ impl Author<'_> {
             }
         }
         if self.flexible {
+            let version = self.version;
+            let present = fields.iter().filter(|it| (it.from..=it.to).contains(&version));
+            let known = present.filter_map(|field| match field.kind {
+                Kind::Tagged(tag, bytes) => Some((tag, bytes)),
+                _ => None,
+            });
+            let known: Vec<_> = known.filter(|_| self.below(2) == 0).collect();
             // Tags that no version knows: the decoders keep their bytes. At the top there may be
             // any number; in arrays, which there are many of, mostly none.
             let tags = if is_top || self.below(8) == 0 { self.below(3) } else { 0 };
-            self.varint(tags);
+            self.varint(known.len() + tags);
+            for (tag, bytes) in known {
+                self.varint(tag as usize);
+                self.varint(bytes);
+                self.bytes(bytes);
+            }
             for i in 0..tags {
                 self.varint(1_000 + i);
                 let size = self.below(5);
@@ -153,6 +165,8 @@ impl Author<'_> {
                     self.field(element);
                 }
             }
+            // Behind all others: see `structure`.
+            Kind::Tagged(..) => {}
             Kind::Optional(_) if self.below(2) == 0 => self.out.put_i8(-1),
             Kind::Optional(fields) => {
                 self.out.put_i8(1);
