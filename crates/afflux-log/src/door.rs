@@ -26,11 +26,14 @@ pub(crate) struct Request<'a> {
     pub(crate) to: Offset,
     pub(crate) bytes_max: usize,
     pub(crate) isolation: Isolation,
-    /// Of so many sealed files; what is not sealed counts as one.
-    pub(crate) files_max: usize,
     /// Not behind its end.
     pub(crate) sweep: Option<&'a Sweep>,
+    /// By who goes through all of it, and wants nothing kept for others.
+    pub(crate) pass: Option<Wants<'a>>,
 }
+
+/// Whether a pass wants a batch. Those that it does not want are empty in its answer.
+pub(crate) type Wants<'a> = &'a dyn Fn(&IndexEntry) -> bool;
 
 impl<'a> Request<'a> {
     pub(crate) fn new(
@@ -39,8 +42,13 @@ impl<'a> Request<'a> {
         bytes_max: usize,
         isolation: Isolation,
     ) -> Self {
-        let files_max = FILES_MAX;
-        Self { partition, from, to, bytes_max, isolation, files_max, sweep: None }
+        Self { partition, from, to, bytes_max, isolation, sweep: None, pass: None }
+    }
+
+    /// Of so many sealed files; what is not sealed counts as one.
+    fn files_max(&self) -> usize {
+        // What a pass writes may end with a file.
+        if self.pass.is_some() { 1 } else { FILES_MAX }
     }
 }
 
@@ -63,6 +71,7 @@ struct Taking<'a> {
     limit: Offset,
     bytes_max: usize,
     sweep: Option<&'a Sweep>,
+    pass: Option<Wants<'a>>,
     wanted: Vec<Wanted>,
     bytes: usize,
     next: Offset,
@@ -85,10 +94,13 @@ impl Taking<'_> {
         {
             return false;
         }
-        let Some(found) = reader::want(self.state, entry, home) else {
+        if self.pass.is_some_and(|wants| !wants(entry)) {
+            self.wanted.push(Wanted::nothing_of(entry));
+        } else if let Some(found) = reader::want(self.state, entry, home) {
+            self.wanted.push(found);
+        } else {
             return false;
-        };
-        self.wanted.push(found);
+        }
         self.next = Offset(entry.next());
         true
     }
@@ -141,15 +153,15 @@ fn look(
         Isolation::Committed => bounds.stable,
     };
     let limit = limit.min(request.to);
-    let (bytes_max, sweep) = (request.bytes_max, request.sweep);
+    let Request { bytes_max, sweep, pass, .. } = *request;
     let mut taking =
-        Taking { state, limit, bytes_max, sweep, wanted: Vec::new(), bytes: 0, next: from };
+        Taking { state, limit, bytes_max, sweep, pass, wanted: Vec::new(), bytes: 0, next: from };
     if from < limit {
         match stream.place(from.0) {
             Place::Live(first) => taking.take_live(stream, first),
             Place::Run(first) => {
                 let mut goes_on = true;
-                for run in stream.runs[first..].iter().take(request.files_max) {
+                for run in stream.runs[first..].iter().take(request.files_max()) {
                     let Some(section) = sections.get(&run.index.base) else {
                         return Ok(Found::In(run.clone()));
                     };
@@ -158,7 +170,7 @@ fn look(
                         break;
                     }
                 }
-                if goes_on && stream.runs.len() < first + request.files_max {
+                if goes_on && stream.runs.len() < first + request.files_max() {
                     taking.take_live(stream, 0);
                 }
             }

@@ -71,6 +71,11 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// A batch of which nothing is read.
+    pub(crate) fn nothing_of(entry: &IndexEntry) -> Self {
+        Self { entry: *entry, sources: Vec::new(), is_whole: true, is_sealed: true }
+    }
+
     /// Whether all of it is in memory.
     pub(crate) fn is_hot(&self) -> bool {
         self.sources.iter().all(|source| matches!(source, Source::Hot(_)))
@@ -147,6 +152,7 @@ fn fetch_next<'a>(
     let partition = request.partition;
     let first = &wanted[0];
     match &first.sources[..] {
+        [] => batches.push(Bytes::new()),
         [Source::Hot(bytes)] if first.is_whole => batches.push(bytes.clone()),
         [Source::Disk(file, place, bytes)] if first.is_whole => {
             let stretch = match stretch {

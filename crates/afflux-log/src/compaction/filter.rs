@@ -70,6 +70,11 @@ impl Keys {
         Ok(true)
     }
 
+    /// The newest offset of each key.
+    pub(super) fn newest(&self) -> impl Iterator<Item = i64> {
+        self.newest.values().copied()
+    }
+
     /// Whether no newer record of a key is known.
     fn is_newest(&self, key: &[u8], offset: i64) -> bool {
         self.newest.get(&self.digest(key)).is_none_or(|newest| offset >= *newest)
@@ -145,6 +150,12 @@ impl Filter {
 
     fn horizon(&self) -> Timestamp {
         self.now.saturating_add(self.delete_retention)
+    }
+
+    /// Whether something of a batch may stay although no record of it is a key's newest, or
+    /// something of another for its sake.
+    pub(super) fn looks_at(&self, header: &Header) -> bool {
+        header.is_transactional() || header.is_control() || self.is_last(header)
     }
 
     /// Whether something must stay in a batch's place.

@@ -20,7 +20,8 @@
 //!    below the last stable offset, so every transaction is decided.
 //! 2. What came since the last pass is read. Of each key the newest offset is kept ([`filter::Keys`]), as
 //!    many as there is memory for; if there are more, the pass ends there, and another follows.
-//! 3. The partition is read from its start. What is left of it (`filter`) is written to a file.
+//! 3. The partition is read from its start, but for batches of which is known that nothing stays
+//!    (`parts`). What is left of it (`filter`) is written to a file.
 //!    (A crash: the file is one that nobody names, and is removed at the next start.)
 //! 4. Once the file is full, or the pass at its end, it is synced, and a change of the log's
 //!    metadata says that it stands for its stretch of offsets. (A crash: before the change is
@@ -38,6 +39,7 @@
 
 mod due;
 mod filter;
+mod parts;
 mod pass;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};

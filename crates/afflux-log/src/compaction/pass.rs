@@ -8,6 +8,7 @@ use hashbrown::HashSet;
 use super::{
     Broken, STEP_BYTES,
     filter::{Filter, Keys},
+    parts::Parts,
 };
 use crate::{
     contract::Isolation,
@@ -26,6 +27,8 @@ pub(super) struct Pass {
     at: TopicPartition,
     number: u32,
     filter: Filter,
+    /// Where something is that may stay, once all keys are known.
+    parts: Parts,
     /// What is read next.
     next: i64,
     /// Whether all keys are known, and what is left is being written.
@@ -72,6 +75,7 @@ impl Pass {
             at,
             number,
             filter,
+            parts: Parts::new(next, upper),
             next,
             writes: false,
             stretch: Stretch::default(),
@@ -107,16 +111,21 @@ impl Pass {
         Ok(!is_over)
     }
 
+    /// Reads on: all, or what may leave something.
     fn read(&self, shared: &Shared) -> Result<Read, ReadError> {
+        let wants = |entry: &IndexEntry| {
+            !self.writes
+                || entry.next() >= self.filter.upper
+                || self.parts.has_marked(entry.base, entry.next())
+        };
         shared.read(Request {
             partition: &self.at,
             from: Offset(self.next),
             to: Offset(self.filter.upper),
             bytes_max: STEP_BYTES,
             isolation: Isolation::Committed,
-            // What is written may end with a file.
-            files_max: 1,
             sweep: None,
+            pass: Some(&wants),
         })
     }
 
@@ -125,17 +134,21 @@ impl Pass {
         if !is_over {
             let Read { entries, batches } = self.read(shared)?;
             for (entry, batch) in entries.iter().zip(&batches.batches) {
-                let noted = self.filter.keys.note(batch, &batches.aborted);
-                if !noted.map_err(|error| Broken::Batch(entry.base, error))? {
+                let broken = |error| Broken::Batch(entry.base, error);
+                if !self.filter.keys.note(batch, &batches.aborted).map_err(broken)? {
                     self.filter.upper = entry.base;
                     is_over = true;
                     break;
+                }
+                if self.filter.looks_at(&Header::parse(batch).map_err(broken)?) {
+                    self.parts.mark(entry.base);
                 }
             }
             self.advance(batches.next)?;
             is_over |= self.next >= self.filter.upper;
         }
         if is_over {
+            self.filter.keys.newest().for_each(|offset| self.parts.mark(offset));
             self.writes = true;
             self.next = 0;
         }
@@ -158,6 +171,10 @@ impl Pass {
         for (entry, batch) in entries.iter().zip(&batches.batches) {
             let (first, _) = *self.stretch.ats.get_or_insert((entry.at, entry.at));
             self.stretch.ats = Some((first, entry.at));
+            if batch.is_empty() {
+                // It was not wanted.
+                continue;
+            }
             let left = self.filter.next(batch, &batches.aborted);
             if let Some(left) = left.map_err(|error| Broken::Batch(entry.base, error))? {
                 self.push(shared, entry, &left)?;
