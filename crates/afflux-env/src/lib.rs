@@ -13,6 +13,7 @@
 
 pub mod clock;
 pub mod disk;
+pub mod huge;
 pub mod interposed;
 pub mod network;
 pub mod random;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 pub use clock::Clock;
 pub use disk::{DIRECT_SLACK_BYTES, Disk, File, Lock, OpenMode, Room};
+pub use huge::{HUGE_PAGE_BYTES, prefer_huge_pages};
 pub use interposed::{Interpose, Interposed};
 pub use network::{Connection, Listener, Network};
 pub use random::Random;

@@ -10,6 +10,7 @@
 //!
 //! What is small is not worth it.
 
+use afflux_env::{HUGE_PAGE_BYTES, prefer_huge_pages};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -17,8 +18,10 @@ use parking_lot::Mutex;
 const SMALLEST: usize = 4 << 10;
 /// Sizes between one power of two and the next.
 const STEPS: usize = 4;
-/// From 4 KiB to 1.75 MiB.
-const SIZES: usize = 9 * STEPS;
+/// From 4 KiB to [`HUGE_BYTES`].
+const SIZES: usize = 10 * STEPS + 1;
+/// The largest, which holds a huge page wherever it begins.
+pub(crate) const HUGE_BYTES: usize = 2 * HUGE_PAGE_BYTES;
 /// The most that is kept.
 const KEPT_BYTES_MAX: usize = 32 << 20;
 
@@ -89,7 +92,13 @@ pub(crate) fn take(bytes: usize) -> Vec<u8> {
 fn take_used(bytes: usize) -> Vec<u8> {
     let Some(number) = number_for(bytes) else { return Vec::with_capacity(bytes) };
     let kept = KEPT.lock().take(number);
-    kept.unwrap_or_else(|| Vec::with_capacity(size(number)))
+    kept.unwrap_or_else(|| {
+        let mut buffer = Vec::with_capacity(size(number));
+        if buffer.capacity() == HUGE_BYTES {
+            prefer_huge_pages(&mut buffer);
+        }
+        buffer
+    })
 }
 
 /// Makes a buffer one that many may read. Behind the last of them it is kept.
@@ -126,6 +135,7 @@ mod tests {
     #[test]
     fn sizes_ascend_and_every_number_of_bytes_fits() {
         assert_eq!((size(0), size(1), size(STEPS)), (SMALLEST, 5 << 10, 2 * SMALLEST));
+        assert_eq!(size(SIZES - 1), HUGE_BYTES);
         assert!((1..SIZES).all(|number| size(number - 1) < size(number)));
         for bytes in (SMALLEST..=size(SIZES - 1)).step_by(77) {
             let number = number_for(bytes).unwrap();

@@ -5,7 +5,9 @@
 //! 2. Without the lock, much that is old is read in whole blocks, which others may want too
 //!    (`blocks`): batches of one partition lie scattered between those of others, and many small
 //!    reads would take a disk's round trip each.
-//! 3. Other places are read through the system's cache: what lies near each other at once, and the
+//! 3. A pass of compaction wants most of what it goes through, once, and nobody else does: it reads
+//!    as much as one call can, past all that keeps something for others.
+//! 4. Other places are read through the system's cache: what lies near each other at once, and the
 //!    system is told of the stretch of a file in which all of it lies.
 //!
 //! Every batch read from disk is checked: its offset, its checksum. What can not be read, or is not
@@ -27,7 +29,7 @@ use crate::{
     door::Request,
     error::ReadError,
     index::{IndexEntry, Run, WHOLE},
-    journal::{IndexFile, JournalFile, Section},
+    journal::{IndexFile, JournalFile, READ_BYTES_MAX, Section},
     memory,
     sequencer::Sequencer,
     sweep::Sweep,
@@ -157,14 +159,14 @@ fn fetch_next<'a>(
         [Source::Disk(file, place, bytes)] if first.is_whole => {
             let stretch = match stretch {
                 Some(stretch) if stretch.file.id == file.id => stretch,
-                other => other.insert(Stretch::begin(wanted, file, (blocks, request.sweep))),
+                other => other.insert(Stretch::begin(wanted, file, (blocks, request))),
             };
             match stretch.get(first, *place, *bytes, blocks) {
                 Some(batch) => {
                     check(partition, &first.entry, (&batch, *place), file)?;
                     batches.push(batch);
                 }
-                None => read_near(partition, wanted, batches)?,
+                None => read_near(partition, wanted, stretch.at_once, batches)?,
             }
         }
         _ => batches.push(join(partition, first)?),
@@ -187,6 +189,8 @@ struct Stretch<'a> {
     /// What it is a part of.
     sweep: Option<&'a Sweep>,
     in_blocks: bool,
+    /// Past all that keeps something for others.
+    at_once: bool,
 }
 
 impl<'a> Stretch<'a> {
@@ -194,9 +198,11 @@ impl<'a> Stretch<'a> {
     fn begin(
         wanted: &'a [Wanted],
         file: &'a Arc<JournalFile>,
-        (blocks, sweep): (&Blocks, Option<&'a Sweep>),
+        (blocks, request): (&Blocks, &Request<'a>),
     ) -> Self {
-        let mut stretch = Self { file, from: u64::MAX, to: 0, bytes: 0, sweep, in_blocks: false };
+        let sweep = request.sweep;
+        let (in_blocks, at_once) = (false, false);
+        let mut stretch = Self { file, from: u64::MAX, to: 0, bytes: 0, sweep, in_blocks, at_once };
         for wanted in wanted {
             if let [Source::Disk(same, at, bytes)] = &wanted.sources[..]
                 && same.id == file.id
@@ -210,8 +216,11 @@ impl<'a> Stretch<'a> {
         let is_sealed = wanted.first().is_some_and(|wanted| wanted.is_sealed);
         let is_much =
             stretch.bytes >= blocks.block_bytes / BLOCK_PART_MIN && stretch.is_worth_all();
-        stretch.in_blocks = is_sealed && (is_much || sweep.is_some());
+        let is_dense = stretch.length() <= stretch.bytes * DENSE_MAX;
+        stretch.at_once = is_sealed && is_much && is_dense && request.pass.is_some();
+        stretch.in_blocks = is_sealed && !stretch.at_once && (is_much || sweep.is_some());
         match sweep {
+            _ if stretch.at_once => {}
             // That was done for all who go along.
             Some(_) if stretch.in_blocks => {}
             None if stretch.in_blocks => blocks.will_read(file, stretch.from, stretch.ahead()),
@@ -222,7 +231,7 @@ impl<'a> Stretch<'a> {
 
     /// A batch, if it is there or is to be read in blocks.
     fn get(&mut self, wanted: &Wanted, place: u64, bytes: u32, blocks: &Blocks) -> Option<Bytes> {
-        if !wanted.is_sealed || !(self.in_blocks || blocks.asks(self.file, place)) {
+        if self.at_once || !wanted.is_sealed || !(self.in_blocks || blocks.asks(self.file, place)) {
             return None;
         }
         let got = blocks.get(self.file, place, bytes as usize);
@@ -261,42 +270,57 @@ impl<'a> Stretch<'a> {
     }
 }
 
-/// Reads the first of the wanted batches and what lies near it with one call.
+/// Reads the first of the wanted batches and what lies near it with one call; `at_once`: as much as
+/// one call can, past the system's cache.
 fn read_near(
     partition: &TopicPartition,
     wanted: &[Wanted],
+    at_once: bool,
     batches: &mut Vec<Bytes>,
 ) -> Result<(), ReadError> {
-    let places: Vec<_> = wanted
-        .iter()
-        .map_while(|wanted| match &wanted.sources[..] {
-            [Source::Disk(file, at, bytes)] if wanted.is_whole => {
-                Some((&wanted.entry, file, *at, u64::from(*bytes)))
-            }
-            _ => None,
-        })
-        .collect();
-    let Some(&(_, file, from, bytes)) = places.first() else { return Ok(()) };
-    let mut end = from + bytes;
-    let mut count = 1;
-    for &(_, same, at, bytes) in &places[1..] {
-        let is_near =
-            same.id == file.id && at <= end + GAP_BYTES_MAX && at + bytes - from <= SPAN_BYTES_MAX;
-        if !is_near {
-            break;
+    // Those of which nothing is wanted may lie between the others.
+    let mut places = wanted.iter().map_while(|wanted| match &wanted.sources[..] {
+        [] => Some((&wanted.entry, None)),
+        [Source::Disk(file, at, bytes)] if wanted.is_whole => {
+            Some((&wanted.entry, Some((file, *at, u64::from(*bytes)))))
         }
-        end = at + bytes;
-        count += 1;
+        _ => None,
+    });
+    let Some((first, Some((file, from, bytes)))) = places.next() else { return Ok(()) };
+    let mut near = vec![(first, Some((from, bytes)))];
+    let mut end = from + bytes;
+    let most = READ_BYTES_MAX as u64;
+    let (gap_max, span_max) = if at_once { (most, most) } else { (GAP_BYTES_MAX, SPAN_BYTES_MAX) };
+    for (entry, place) in places {
+        if let Some((same, at, bytes)) = place {
+            let is_near =
+                same.id == file.id && at <= end + gap_max && at + bytes - from <= span_max;
+            if !is_near {
+                break;
+            }
+            end = at + bytes;
+        }
+        near.push((entry, place.map(|(_, at, bytes)| (at, bytes))));
     }
-    let span = match read(file, from, (end - from) as usize) {
+    let all = (end - from) as usize;
+    let span = if at_once && all <= READ_BYTES_MAX {
+        file.read_much(from, all).map_err(|error| broken(file, error))
+    } else {
+        read(file, from, all)
+    };
+    let span = match span {
         // It may be another that can not be read.
-        Err(_) if count > 1 => {
-            count = 1;
+        Err(_) if near.len() > 1 => {
+            near.truncate(1);
             read(file, from, bytes as usize)?
         }
         span => span?,
     };
-    for &(entry, _, place, bytes) in &places[..count] {
+    for (entry, place) in near {
+        let Some((place, bytes)) = place else {
+            batches.push(Bytes::new());
+            continue;
+        };
         let start = (place - from) as usize;
         let batch = span.slice(start..start + bytes as usize);
         check(partition, entry, (&batch, place), file)?;
@@ -317,8 +341,11 @@ fn read_onto(
     at: u64,
     bytes: usize,
 ) -> Result<(), ReadError> {
-    file.read_onto(buf, bytes, at)
-        .map_err(|error| ReadError::Io { path: file.path.clone(), source: Arc::new(error) })
+    file.read_onto(buf, bytes, at).map_err(|error| broken(file, error))
+}
+
+fn broken(file: &JournalFile, error: io::Error) -> ReadError {
+    ReadError::Io { path: file.path.clone(), source: Arc::new(error) }
 }
 
 /// The same bytes in memory of their own.

@@ -28,7 +28,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::disk::RealFile;
-use crate::File;
+use crate::{File, HUGE_PAGE_BYTES, prefer_huge_pages};
 
 /// What every address, position and length is a multiple of. Some devices ask for less.
 const PAGE: usize = 4096;
@@ -85,9 +85,12 @@ impl DirectFile {
     fn write_pages(&self, last: &mut Page, bufs: &[&[u8]], position: u64) -> io::Result<()> {
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.is_empty() {
-                buffer.resize(BUFFER_BYTES + PAGE, 0);
+                buffer.reserve_exact(2 * HUGE_PAGE_BYTES);
+                prefer_huge_pages(buffer);
+                // No more of it is touched than is used.
+                buffer.resize(buffer.as_ptr().align_offset(HUGE_PAGE_BYTES) + BUFFER_BYTES, 0);
             }
-            let aligned = buffer.as_ptr().align_offset(PAGE);
+            let aligned = buffer.as_ptr().align_offset(HUGE_PAGE_BYTES);
             let space = &mut buffer[aligned..aligned + BUFFER_BYTES];
             let head = (position - last.at) as usize;
             space[..head].copy_from_slice(&last.bytes[..head]);
@@ -121,12 +124,16 @@ impl DirectFile {
         })
     }
 
-    /// Reads whole pages to where `buf` is aligned, and says where in it the bytes are.
+    /// Reads whole pages to where `buf` is aligned, to a huge page if there is room, and says where
+    /// in it the bytes are.
     fn read_pages(&self, buf: &mut [u8], bytes: usize, position: u64) -> io::Result<Range<usize>> {
         let head = position as usize % PAGE;
-        let start = buf.as_ptr().align_offset(PAGE);
         let wanted = head + bytes;
-        let space = &mut buf[start..start + wanted.next_multiple_of(PAGE)];
+        let whole = wanted.next_multiple_of(PAGE);
+        let fits = |start: &usize| start + whole <= buf.len();
+        let huge = Some(buf.as_ptr().align_offset(HUGE_PAGE_BYTES)).filter(fits);
+        let start = huge.unwrap_or_else(|| buf.as_ptr().align_offset(PAGE));
+        let space = &mut buf[start..start + whole];
         let mut filled = 0;
         while filled < wanted {
             let at = position - head as u64 + filled as u64;

@@ -16,31 +16,32 @@ use std::time::Duration;
 
 use afflux_record::{
     BatchError, Header, Marker,
-    batch::{self, Unpacked},
+    batch::{self, RecordRef, Unpacked},
 };
 use afflux_types::Timestamp;
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use siphasher::sip128::SipHasher13;
 
-use crate::{contract::AbortedTransaction, transactions::is_visible};
-
-/// Bytes that a key takes in memory, at most: with what a table that has just grown leaves unused.
-const KEY_BYTES: usize = 64;
+use super::{newest::Newest, parts::Parts};
+use crate::{contract::AbortedTransaction, index::IndexEntry, transactions::is_visible};
 
 /// The newest offset of each key, by a digest of 128 bits of it. The digest is seeded, so that
 /// nobody can make two keys that share one.
 #[derive(Debug)]
 pub(super) struct Keys {
-    newest: HashMap<u128, i64>,
+    newest: Newest,
     digest: SipHasher13,
     most: usize,
+    /// Of one batch.
+    batch: Vec<(u128, i64)>,
 }
 
 impl Keys {
     pub(super) fn new(seeds: [u64; 2], bytes_max: usize) -> Self {
         let digest = SipHasher13::new_with_keys(seeds[0], seeds[1]);
-        Self { newest: HashMap::new(), digest, most: (bytes_max / KEY_BYTES).max(1) }
+        let most = (bytes_max / Newest::KEY_BYTES).max(1);
+        Self { newest: Newest::new(), digest, most, batch: Vec::new() }
     }
 
     fn digest(&self, key: &[u8]) -> u128 {
@@ -58,26 +59,32 @@ impl Keys {
             return Ok(true);
         }
         let count = Header::parse(batch)?.record_count as usize;
-        if !self.newest.is_empty() && self.newest.len() + count > self.most {
+        if self.newest.len() > 0 && self.newest.len() + count > self.most {
             return Ok(false);
         }
+        self.batch.clear();
         for record in Unpacked::new(batch)?.records() {
             let record = record?;
             if let Some(key) = record.key {
-                self.newest.insert(self.digest(key), record.offset.0);
+                self.batch.push((self.digest(key), record.offset.0));
             }
         }
+        self.newest.note(&self.batch);
         Ok(true)
     }
 
-    /// The newest offset of each key.
-    pub(super) fn newest(&self) -> impl Iterator<Item = i64> {
-        self.newest.values().copied()
-    }
-
-    /// Whether no newer record of a key is known.
-    fn is_newest(&self, key: &[u8], offset: i64) -> bool {
-        self.newest.get(&self.digest(key)).is_none_or(|newest| offset >= *newest)
+    /// Leaves those records of a batch of whose keys no newer one is known.
+    fn retain_newest(&mut self, records: &mut Vec<(RecordRef<'_>, &[u8])>) {
+        self.batch.clear();
+        for (record, key) in &*records {
+            self.batch.push((self.digest(key), record.offset.0));
+        }
+        let mut at = 0;
+        records.retain(|_| {
+            let (digest, offset) = self.batch[at];
+            at += 1;
+            self.newest.get(digest).is_none_or(|newest| offset >= newest)
+        });
     }
 }
 
@@ -85,6 +92,8 @@ impl Keys {
 #[derive(Debug)]
 pub(super) struct Filter {
     pub(super) keys: Keys,
+    /// Where something is that may stay, once all keys are known.
+    pub(super) parts: Parts,
     /// When the pass began.
     pub(super) now: Timestamp,
     pub(super) delete_retention: Duration,
@@ -97,6 +106,32 @@ pub(super) struct Filter {
 }
 
 impl Filter {
+    /// Notes the keys of the next batch. False, and all is as it was, if there are too many.
+    pub(super) fn note(
+        &mut self,
+        batch: &Bytes,
+        aborted: &[AbortedTransaction],
+    ) -> Result<bool, BatchError> {
+        let header = Header::parse(batch)?;
+        let noted = self.keys.note(batch, aborted)?;
+        // Something of it may stay although no record of it is a key's newest, or something of
+        // another for its sake.
+        if noted && (header.is_transactional() || header.is_control() || self.is_last(&header)) {
+            self.parts.mark(header.base_offset.0);
+        }
+        Ok(noted)
+    }
+
+    /// Tells that all keys were noted.
+    pub(super) fn knows_all(&mut self) {
+        self.keys.newest.offsets().for_each(|offset| self.parts.mark(offset));
+    }
+
+    /// Whether something may be left of a batch, once all keys are known.
+    pub(super) fn wants(&self, entry: &IndexEntry) -> bool {
+        entry.next() >= self.upper || self.parts.has_marked(entry.base, entry.next())
+    }
+
     /// What is left of the next batch, if anything is.
     pub(super) fn next(
         &mut self,
@@ -110,19 +145,23 @@ impl Filter {
         if header.is_transactional() && header.record_count > 0 && !header.is_control() {
             self.inside.insert(header.producer_id.0);
         }
-        let mut kept = Vec::new();
-        let mut has_tombstones = false;
+        let mut found = Vec::new();
         let is_over = header.delete_horizon().is_some_and(|horizon| self.now >= horizon);
         let unpacked = is_visible(batch, aborted).then(|| Unpacked::new(batch)).transpose()?;
         for record in unpacked.iter().flat_map(Unpacked::records) {
             let record = record?;
-            let Some(key) = record.key else { continue };
-            let is_tombstone = record.value.is_none();
-            if self.keys.is_newest(key, record.offset.0) && !(is_tombstone && is_over) {
-                has_tombstones |= is_tombstone;
-                kept.push(record);
+            let offset = record.offset.0;
+            let is_gone = record.value.is_none() && is_over;
+            if let Some(key) = record.key
+                && !is_gone
+                && self.parts.has_marked(offset, offset + 1)
+            {
+                found.push((record, key));
             }
         }
+        self.keys.retain_newest(&mut found);
+        let kept: Vec<_> = found.into_iter().map(|(record, _)| record).collect();
+        let has_tombstones = kept.iter().any(|record| record.value.is_none());
         if kept.is_empty() && !self.is_last(&header) {
             return Ok(None);
         }
@@ -150,12 +189,6 @@ impl Filter {
 
     fn horizon(&self) -> Timestamp {
         self.now.saturating_add(self.delete_retention)
-    }
-
-    /// Whether something of a batch may stay although no record of it is a key's newest, or
-    /// something of another for its sake.
-    pub(super) fn looks_at(&self, header: &Header) -> bool {
-        header.is_transactional() || header.is_control() || self.is_last(header)
     }
 
     /// Whether something must stay in a batch's place.

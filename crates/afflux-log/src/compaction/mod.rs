@@ -18,7 +18,7 @@
 //! A pass over one partition:
 //! 1. `due` says whether it pays, and up to where. Nothing is compacted that is not durable and
 //!    below the last stable offset, so every transaction is decided.
-//! 2. What came since the last pass is read. Of each key the newest offset is kept ([`filter::Keys`]), as
+//! 2. What came since the last pass is read. Of each key the newest offset is kept (`newest`), as
 //!    many as there is memory for; if there are more, the pass ends there, and another follows.
 //! 3. The partition is read from its start, but for batches of which is known that nothing stays
 //!    (`parts`). What is left of it (`filter`) is written to a file.
@@ -34,11 +34,13 @@
 //!
 //! All of it is done by the keeper, [`STEP_BYTES`] a step between its other chores, and holds no
 //! lock while it reads or writes. What is written goes past the journal, so appends wait for it no
-//! longer than for the disk. A pass takes memory for its keys, one step's batches and the entries of
-//! one file; and disk for one file more than before.
+//! longer than for the disk. A pass takes memory for its keys, for 4 MiB that one step's batches are
+//! read into, for what it need not read again (1 MiB at most) and the entries of one file; and disk
+//! for one file more than before.
 
 mod due;
 mod filter;
+mod newest;
 mod parts;
 mod pass;
 
@@ -51,7 +53,7 @@ use crate::{embedded::Shared, error::AppendError, error::ReadError, meta::Topic}
 use pass::Pass;
 
 /// How much of a partition one step reads.
-const STEP_BYTES: usize = 1 << 20;
+const STEP_BYTES: usize = 3 << 19;
 
 /// What compaction remembers.
 #[derive(Default)]

@@ -27,8 +27,6 @@ pub(super) struct Pass {
     at: TopicPartition,
     number: u32,
     filter: Filter,
-    /// Where something is that may stay, once all keys are known.
-    parts: Parts,
     /// What is read next.
     next: i64,
     /// Whether all keys are known, and what is left is being written.
@@ -62,20 +60,20 @@ impl Pass {
         let state = shared.state.lock();
         let stream = state.streams.get(&number)?;
         tracing::debug!(%at, upper, "a partition is compacted");
+        let next = stream.shown_from();
         let filter = Filter {
             keys: Keys::new(seeds, shared.options.compaction_bytes_max),
             now: shared.env.clock.now(),
+            parts: Parts::new(next, upper),
             delete_retention,
             last_batches: stream.producers.last_batches(state.durable()),
             upper,
             inside: HashSet::new(),
         };
-        let next = stream.shown_from();
         Some(Box::new(Self {
             at,
             number,
             filter,
-            parts: Parts::new(next, upper),
             next,
             writes: false,
             stretch: Stretch::default(),
@@ -113,11 +111,7 @@ impl Pass {
 
     /// Reads on: all, or what may leave something.
     fn read(&self, shared: &Shared) -> Result<Read, ReadError> {
-        let wants = |entry: &IndexEntry| {
-            !self.writes
-                || entry.next() >= self.filter.upper
-                || self.parts.has_marked(entry.base, entry.next())
-        };
+        let wants = |entry: &IndexEntry| !self.writes || self.filter.wants(entry);
         shared.read(Request {
             partition: &self.at,
             from: Offset(self.next),
@@ -134,21 +128,18 @@ impl Pass {
         if !is_over {
             let Read { entries, batches } = self.read(shared)?;
             for (entry, batch) in entries.iter().zip(&batches.batches) {
-                let broken = |error| Broken::Batch(entry.base, error);
-                if !self.filter.keys.note(batch, &batches.aborted).map_err(broken)? {
+                let noted = self.filter.note(batch, &batches.aborted);
+                if !noted.map_err(|error| Broken::Batch(entry.base, error))? {
                     self.filter.upper = entry.base;
                     is_over = true;
                     break;
-                }
-                if self.filter.looks_at(&Header::parse(batch).map_err(broken)?) {
-                    self.parts.mark(entry.base);
                 }
             }
             self.advance(batches.next)?;
             is_over |= self.next >= self.filter.upper;
         }
         if is_over {
-            self.filter.keys.newest().for_each(|offset| self.parts.mark(offset));
+            self.filter.knows_all();
             self.writes = true;
             self.next = 0;
         }

@@ -86,7 +86,7 @@ impl Writer {
     /// Begins a file.
     pub(crate) fn create(disk: &dyn Disk, dir: &Path, base: u64) -> io::Result<Self> {
         let path = path_of(dir, base);
-        let file = disk.open(&path, OpenMode::Create)?;
+        let file = disk.open(&path, OpenMode::CreateDirect)?;
         let (waiting, section) = (Vec::new(), Section::default());
         Ok(Self { base, path, file, waiting, at: FIRST_PAGE, unsynced: 0, section })
     }
@@ -119,10 +119,12 @@ impl Writer {
         if self.waiting.len() < WRITE_BYTES { Ok(()) } else { self.flush() }
     }
 
+    /// Writes all whole pages: past the system's cache.
     fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all_at(&self.waiting, self.at)?;
-        self.at += self.waiting.len() as u64;
-        self.waiting.clear();
+        let whole = self.waiting.len() / FIRST_PAGE as usize * FIRST_PAGE as usize;
+        self.file.write_all_at(&self.waiting[..whole], self.at)?;
+        self.at += whole as u64;
+        self.waiting.drain(..whole);
         self.unsynced += 1;
         if self.unsynced == SYNC_EVERY {
             self.unsynced = 0;
@@ -140,8 +142,7 @@ impl Writer {
         (stream, stable): (u32, i64),
         ended: Vec<Ended>,
     ) -> io::Result<Finished> {
-        self.flush()?;
-        let index_at = self.at;
+        let index_at = self.bytes();
         let mut section = std::mem::take(&mut self.section);
         section.ended = ended;
         let content = Content {
@@ -156,7 +157,8 @@ impl Writer {
             producers: encode_producers(std::iter::empty()),
         };
         let index = content.encode();
-        self.file.write_all_at(&index, index_at)?;
+        self.waiting.extend_from_slice(&index);
+        self.file.write_all_at(&self.waiting, self.at)?;
         let capacity = index_at + index.len() as u64;
         let identity = Identity { journal, base: self.base, capacity, incarnation };
         self.file.write_all_at(&identity.encode(), 0)?;

@@ -24,7 +24,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use afflux_env::{DIRECT_SLACK_BYTES, Disk, File, OpenMode};
+use afflux_env::{DIRECT_SLACK_BYTES, Disk, File, HUGE_PAGE_BYTES, OpenMode};
 use afflux_types::Incarnation;
 use bytes::{Buf, BufMut, Bytes};
 
@@ -38,6 +38,9 @@ const CRC_FROM: usize = 12;
 /// Zeros are written in pieces of this size, and synced after as many.
 const ZERO_BYTES: usize = 1 << 20;
 const ZERO_SYNC_EVERY: usize = 8;
+
+/// The most that [`JournalFile::read_much`] reads.
+pub(crate) const READ_BYTES_MAX: usize = HUGE_PAGE_BYTES - DIRECT_SLACK_BYTES;
 
 /// What a first page says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,6 +238,13 @@ impl JournalFile {
     /// Reads at a journal position, past the system's cache if there is a way.
     pub(crate) fn read_block(&self, at: u64, bytes: usize) -> io::Result<Bytes> {
         let mut buf = memory::take_filled(bytes + DIRECT_SLACK_BYTES);
+        let read = self.file.read_direct(&mut buf, bytes, at - self.base)?;
+        Ok(memory::share(buf).slice(read))
+    }
+
+    /// As [`Self::read_block`], into memory on a huge page: at most [`READ_BYTES_MAX`].
+    pub(crate) fn read_much(&self, at: u64, bytes: usize) -> io::Result<Bytes> {
+        let mut buf = memory::take_filled(memory::HUGE_BYTES);
         let read = self.file.read_direct(&mut buf, bytes, at - self.base)?;
         Ok(memory::share(buf).slice(read))
     }

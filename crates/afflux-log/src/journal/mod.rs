@@ -41,7 +41,8 @@ pub(crate) use compacted_file::{
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use file::path_of as journal_path;
 pub(crate) use file::{
-    FIRST_PAGE, Identity, JournalFile, base_of, spare_number, spare_path, write_whole,
+    FIRST_PAGE, Identity, JournalFile, READ_BYTES_MAX, base_of, spare_number, spare_path,
+    write_whole,
 };
 pub(crate) use frames::{Last, Reader, check_header, check_offsets, explain, proof};
 pub(crate) use index_file::{IndexFile, RunMeta, Section, encode_producers, path_of as index_path};
