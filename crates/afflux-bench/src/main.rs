@@ -104,7 +104,7 @@ struct Arguments {
     /// Begin nothing new after so long; the same command goes on there
     #[arg(long, value_name = "MINUTES", requires = "results")]
     minutes: Option<u64>,
-    /// Only the cases of `broker` that have this in their names
+    /// Only the cases of `broker` or `compaction` that have this in their names
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
     /// `broker` without Apache Kafka beside it: to profile ours
@@ -150,9 +150,12 @@ fn run(arguments: &Arguments) -> Result<()> {
     let Some(benchmark) = BENCHMARKS.iter().find(|one| one.name == arguments.name) else {
         bail!("there is no benchmark `{}`\n\n{}", arguments.name, list());
     };
-    let chosen = arguments.results.is_some() || arguments.case.is_some() || arguments.alone;
-    if chosen && benchmark.name != "broker" {
-        bail!("`{}` is short: --results, --case and --alone are for `broker`", benchmark.name);
+    let name = benchmark.name;
+    if (arguments.results.is_some() || arguments.alone) && name != "broker" {
+        bail!("`{name}` is short: --results and --alone are for `broker`");
+    }
+    if arguments.case.is_some() && !["broker", "compaction"].contains(&name) {
+        bail!("`{name}` is short: --case is for `broker` and `compaction`");
     }
     if cfg!(debug_assertions) {
         eprintln!("warning: built without --release, so these figures say nothing");
