@@ -121,6 +121,11 @@ pub trait File: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// Cuts or grows the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Grows the file to `len` bytes of zeros for which there is room (`fallocate`); `Unsupported`
+    /// where the system can not promise that.
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
     /// The file's length in bytes.
     fn len(&self) -> io::Result<u64>;
 }

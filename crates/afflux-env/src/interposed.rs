@@ -107,6 +107,9 @@ impl<I: Interpose> File for InterposedFile<I> {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
     }
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.file.allocate(len)
+    }
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }

@@ -13,6 +13,11 @@
 //! 4. Its index is removed, and it becomes a spare; if there are enough of those, or somebody has
 //!    begun to read it since, it is removed. (As after 3.)
 //!
+//! The next file is made of zeros, since each sync of a file that was written before is one of data
+//! alone. But where files are filled faster than [`ZEROS_BELOW`], the disk has no time for bytes that
+//! are overwritten at once, and syncs are large: then there is only room for it, until it gets quieter
+//! (decision 0008).
+//!
 //! A file of compaction that the metadata names no more is removed. (Or at the next start.)
 
 use std::{
@@ -34,6 +39,9 @@ use crate::{
 /// How often the disk is asked for room while it is full.
 const FULL_RETRY: Duration = Duration::from_millis(250);
 
+/// Zeros are written while less than so many bytes a second are appended.
+const ZEROS_BELOW: u64 = 400 << 20;
+
 /// What the keeper remembers.
 #[derive(Debug, Default)]
 pub(crate) struct Keeper {
@@ -43,6 +51,17 @@ pub(crate) struct Keeper {
     pub(crate) spare_next: u64,
     /// When the disk was last found full.
     full_at: Option<Duration>,
+    /// When the next file was made ready, right after the present one was begun.
+    made_at: Option<Duration>,
+}
+
+impl Keeper {
+    /// Whether the present file of this size was filled, or may yet be, sooner than zeros for the
+    /// next one would be worth it.
+    fn is_hurried(&self, capacity: u64, now: Duration) -> bool {
+        let enough = Duration::from_secs_f64(capacity as f64 / ZEROS_BELOW as f64);
+        self.made_at.is_some_and(|at| now.saturating_sub(at) < enough)
+    }
 }
 
 impl Shared {
@@ -56,7 +75,7 @@ impl Shared {
 
     /// Does one round of chores. Whether there was anything to do.
     pub(crate) fn keep_step(&self) -> bool {
-        let prepared = self.prepare_step();
+        let prepared = self.prepare_step() || self.dress_step();
         let indexed = self.index_step();
         let retained = self.retain_step();
         let recycled = self.recycle_step();
@@ -80,7 +99,8 @@ impl Shared {
             if due {
                 continue;
             }
-            if state.full.is_some() || !state.sealed.is_empty() {
+            let is_bare = state.next.as_ref().is_some_and(|next| next.is_bare());
+            if state.full.is_some() || !state.sealed.is_empty() || is_bare {
                 self.chores.wait_for(&mut state, FULL_RETRY);
             } else {
                 self.chores.wait_for(&mut state, self.options.retention_check);
@@ -90,7 +110,7 @@ impl Shared {
 
     /// Makes the next file ready, if it is not. Whether it was made, or groups refused for it.
     pub(crate) fn prepare_step(&self) -> bool {
-        let (base, capacity, incarnation) = {
+        let (base, filled, capacity, incarnation) = {
             let state = self.state.lock();
             if state.next.is_some() || state.is_failed() || (state.closed && !state.is_busy()) {
                 return false;
@@ -98,6 +118,7 @@ impl Shared {
             let capacity = (state.capacity() * 2).min(self.options.file_bytes);
             (
                 state.next_base(),
+                state.capacity(),
                 capacity.max(state.capacity().min(self.options.file_bytes)),
                 state.epoch().0,
             )
@@ -108,7 +129,9 @@ impl Shared {
         if !self.stepped && keeper.full_at.is_some_and(recently) {
             return false;
         }
-        let made = self.make_file(&mut keeper, base, capacity, incarnation);
+        let is_hurried = keeper.is_hurried(filled, now);
+        let made = self.make_file(&mut keeper, (base, capacity), incarnation, is_hurried);
+        keeper.made_at = Some(self.env.clock.monotonic());
         let mut outcomes = Outcomes::new();
         let mut becomes_full = false;
         let mut state = self.state.lock();
@@ -148,14 +171,36 @@ impl Shared {
         ready || refused
     }
 
+    /// Writes the zeros of the next file if it is only room and that hurries no more. Whether it did.
+    fn dress_step(&self) -> bool {
+        let now = self.env.clock.monotonic();
+        let file = {
+            let keeper = self.keeper.lock();
+            let mut state = self.state.lock();
+            let is_due = !keeper.is_hurried(state.capacity(), now) && !state.is_failed();
+            let Some(next) = state.next.take_if(|next| is_due && next.is_bare()) else {
+                return false;
+            };
+            next
+        };
+        // Without them it is as good a file, only slower.
+        if let Err(error) = file.dress() {
+            tracing::warn!(%error, path = %file.path.display(), "zeros can not be written");
+        }
+        self.state.lock().file_ready(file);
+        self.work.notify_one();
+        true
+    }
+
     fn make_file(
         &self,
         keeper: &mut Keeper,
-        base: u64,
-        capacity: u64,
+        (base, capacity): (u64, u64),
         incarnation: i32,
+        is_hurried: bool,
     ) -> Result<Arc<JournalFile>, Unmade> {
         let disk = &*self.env.disk;
+        let mut is_bare = false;
         let (spare, capacity) = if let Some(spare) = keeper.spares.pop() {
             let len = disk.open(&spare, afflux_env::OpenMode::Read).and_then(|file| file.len());
             (spare, len.map_err(Unmade::Io)?)
@@ -166,7 +211,15 @@ impl Shared {
             }
             let spare = spare_path(&self.dir, keeper.spare_next);
             keeper.spare_next += 1;
-            if let Err(error) = JournalFile::make_spare(disk, &spare, capacity) {
+            let made = match is_hurried.then(|| JournalFile::make_bare(disk, &spare, capacity)) {
+                Some(Ok(())) => {
+                    is_bare = true;
+                    Ok(())
+                }
+                Some(Err(error)) if error.kind() != io::ErrorKind::Unsupported => Err(error),
+                _ => JournalFile::make_spare(disk, &spare, capacity),
+            };
+            if let Err(error) = made {
                 let _ = disk.remove(&spare);
                 if error.kind() == io::ErrorKind::StorageFull {
                     return Err(Unmade::Full { needed, free });
@@ -178,7 +231,9 @@ impl Shared {
         let incarnation = afflux_types::Incarnation(incarnation as u32);
         let identity = Identity { journal: self.journal, base, capacity, incarnation };
         let file = JournalFile::put_in_use(disk, &spare, &self.dir, identity);
-        Ok(Arc::new(file.map_err(Unmade::Io)?))
+        let file = file.map_err(Unmade::Io)?;
+        file.set_bare(is_bare);
+        Ok(Arc::new(file))
     }
 
     /// What a new file needs, and what is there for it: on the disk, and up to the log's own

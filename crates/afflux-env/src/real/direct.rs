@@ -220,6 +220,10 @@ impl File for DirectFile {
         self.cached.set_len(len)
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.cached.allocate(len)
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.cached.len()
     }

@@ -160,6 +160,16 @@ impl File for RealFile {
         self.0.set_len(len)
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, len)?)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn allocate(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }

@@ -21,7 +21,7 @@
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use afflux_env::{DIRECT_SLACK_BYTES, Disk, File, HUGE_PAGE_BYTES, OpenMode};
@@ -121,6 +121,8 @@ pub(crate) struct JournalFile {
     pub(crate) capacity: u64,
     /// Where it is.
     pub(crate) path: PathBuf,
+    /// Whether none of its zeros were written: there is only room for it.
+    is_bare: AtomicBool,
     file: Box<dyn File>,
 }
 
@@ -156,25 +158,50 @@ fn next_id() -> u64 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
+/// Writes zeros up to a file's end, and syncs them.
+fn write_zeros(file: &dyn File, mut at: u64, capacity: u64) -> io::Result<()> {
+    let zeros = vec![0; ZERO_BYTES + DIRECT_SLACK_BYTES];
+    let zeros = &zeros[zeros.as_ptr().align_offset(FIRST_PAGE as usize)..][..ZERO_BYTES];
+    let mut unsynced = 0;
+    while at < capacity {
+        let bytes = zeros.len().min((capacity - at) as usize);
+        file.write_all_at(&zeros[..bytes], at)?;
+        at += bytes as u64;
+        unsynced += 1;
+        if unsynced == ZERO_SYNC_EVERY {
+            file.sync_data()?;
+            unsynced = 0;
+        }
+    }
+    file.sync_data()
+}
+
 impl JournalFile {
     /// Makes a spare full of zeros. Its name is durable once it comes into use.
     pub(crate) fn make_spare(disk: &dyn Disk, path: &Path, capacity: u64) -> io::Result<()> {
+        write_zeros(&*disk.open(path, OpenMode::CreateDirect)?, 0, capacity)
+    }
+
+    /// Makes a spare that reads as zeros, none of which were written.
+    pub(crate) fn make_bare(disk: &dyn Disk, path: &Path, capacity: u64) -> io::Result<()> {
         let file = disk.open(path, OpenMode::CreateDirect)?;
-        let zeros = vec![0; ZERO_BYTES + DIRECT_SLACK_BYTES];
-        let zeros = &zeros[zeros.as_ptr().align_offset(FIRST_PAGE as usize)..][..ZERO_BYTES];
-        let mut at = 0;
-        let mut unsynced = 0;
-        while at < capacity {
-            let bytes = zeros.len().min((capacity - at) as usize);
-            file.write_all_at(&zeros[..bytes], at)?;
-            at += bytes as u64;
-            unsynced += 1;
-            if unsynced == ZERO_SYNC_EVERY {
-                file.sync_data()?;
-                unsynced = 0;
-            }
-        }
+        file.allocate(capacity)?;
         file.sync_data()
+    }
+
+    /// Whether it was made bare.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.is_bare.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_bare(&self, is_bare: bool) {
+        self.is_bare.store(is_bare, Ordering::Relaxed);
+    }
+
+    /// Writes the zeros of a bare one that holds nothing yet; once, whether or not that works.
+    pub(crate) fn dress(&self) -> io::Result<()> {
+        self.set_bare(false);
+        write_zeros(&*self.file, FIRST_PAGE, self.capacity)
     }
 
     /// Puts a spare into use.
@@ -191,7 +218,7 @@ impl JournalFile {
         disk.rename(spare, &path)?;
         disk.sync_dir(dir)?;
         let Identity { base, capacity, .. } = identity;
-        Ok(Self { id: next_id(), base, capacity, path, file })
+        Ok(Self { id: next_id(), base, capacity, path, is_bare: AtomicBool::new(false), file })
     }
 
     /// Opens a file that is in use, and reads what its first page says.
@@ -204,7 +231,8 @@ impl JournalFile {
         let capacity = file.len()?;
         let mut page = vec![0; FIRST_PAGE.min(capacity) as usize];
         file.read_exact_at(&mut page, 0)?;
-        let file = Self { id: next_id(), base, capacity, path: path.to_owned(), file };
+        let is_bare = AtomicBool::new(false);
+        let file = Self { id: next_id(), base, capacity, path: path.to_owned(), is_bare, file };
         Ok((file, Identity::decode(&page)))
     }
 

@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
+    time::Duration,
 };
 
 use afflux_env::{
@@ -117,6 +118,45 @@ fn files_of_removed_topics_are_used_again() {
     assert_eq!(log.topics().len(), 1);
     // 2.2 MB were written, 35 files' worth; a file stays while it has a record that is kept.
     assert!(most <= kept.len() + 5, "{most} files");
+}
+
+#[test]
+fn zeros_that_were_left_out_in_a_hurry_are_written_later_and_once() {
+    for failing in [None, Some(Operation::Write), Some(Operation::Sync)] {
+        let sim = Sim::new(1);
+        let log = open(&sim).unwrap();
+        topic(&log, "t", 1);
+        let value = "z".repeat(2_000);
+        let fill = |files| {
+            while journal_files(&sim) < files {
+                append(&log, &[(partition("t", 0), batch(0, &[&value]))]).unwrap();
+                while log.step() {}
+            }
+        };
+        let at_rest = || {
+            let before = sim.disk.count(Operation::Write);
+            let did = log.step();
+            assert_eq!(did, sim.disk.count(Operation::Write) > before);
+            !did
+        };
+        fill(4);
+        assert!(at_rest());
+        if let Some(operation) = failing {
+            sim.disk.fail_at(operation, 1, Failure::Error(io::ErrorKind::Other));
+        }
+        sim.clock.advance(Duration::from_secs(1));
+        assert!(!at_rest(), "the next file was made while the clock stood still");
+        assert!(at_rest());
+        sim.clock.advance(Duration::from_secs(1));
+        assert!(at_rest());
+        // It is used, and read after a crash.
+        fill(6);
+        let written = records(&log, &partition("t", 0), Isolation::Uncommitted);
+        drop(log);
+        sim.disk.crash();
+        let log = open(&sim).unwrap();
+        assert_eq!(records(&log, &partition("t", 0), Isolation::Uncommitted), written);
+    }
 }
 
 #[test]
