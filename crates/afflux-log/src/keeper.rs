@@ -211,21 +211,18 @@ impl Shared {
             }
             let spare = spare_path(&self.dir, keeper.spare_next);
             keeper.spare_next += 1;
-            let made = match is_hurried.then(|| JournalFile::make_bare(disk, &spare, capacity)) {
-                Some(Ok(())) => {
-                    is_bare = true;
-                    Ok(())
-                }
-                Some(Err(error)) if error.kind() != io::ErrorKind::Unsupported => Err(error),
-                _ => JournalFile::make_spare(disk, &spare, capacity),
+            let made = if is_hurried {
+                JournalFile::make_bare(disk, &spare, capacity)
+            } else {
+                JournalFile::make_spare(disk, &spare, capacity).map(|()| false)
             };
-            if let Err(error) = made {
+            is_bare = made.map_err(|error| {
                 let _ = disk.remove(&spare);
-                if error.kind() == io::ErrorKind::StorageFull {
-                    return Err(Unmade::Full { needed, free });
+                match error.kind() {
+                    io::ErrorKind::StorageFull => Unmade::Full { needed, free },
+                    _ => Unmade::Io(error),
                 }
-                return Err(Unmade::Io(error));
-            }
+            })?;
             (spare, capacity)
         };
         let incarnation = afflux_types::Incarnation(incarnation as u32);

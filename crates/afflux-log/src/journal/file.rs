@@ -182,11 +182,17 @@ impl JournalFile {
         write_zeros(&*disk.open(path, OpenMode::CreateDirect)?, 0, capacity)
     }
 
-    /// Makes a spare that reads as zeros, none of which were written.
-    pub(crate) fn make_bare(disk: &dyn Disk, path: &Path, capacity: u64) -> io::Result<()> {
+    /// Makes a spare that reads as zeros, none of which were written if the file system can promise
+    /// room without. Whether it is such a bare one.
+    pub(crate) fn make_bare(disk: &dyn Disk, path: &Path, capacity: u64) -> io::Result<bool> {
         let file = disk.open(path, OpenMode::CreateDirect)?;
-        file.allocate(capacity)?;
-        file.sync_data()
+        match file.allocate(capacity) {
+            Ok(()) => file.sync_data().map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                write_zeros(&*file, 0, capacity).map(|()| false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether it was made bare.
@@ -290,5 +296,36 @@ impl JournalFile {
     /// Makes what was written durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use afflux_env::sim::{Failure, Operation, Sim};
+
+    use super::*;
+
+    #[test]
+    fn a_spare_is_zeroed_where_room_can_not_be_promised() {
+        for refused in [None, Some(io::ErrorKind::Unsupported), Some(io::ErrorKind::StorageFull)] {
+            let sim = Sim::new(1);
+            let path = Path::new("/spare");
+            if let Some(kind) = refused {
+                sim.disk.fail_at(Operation::Write, 1, Failure::Error(kind));
+            }
+            let made = JournalFile::make_bare(&*sim.disk, path, 3 << 20);
+            match refused {
+                Some(io::ErrorKind::StorageFull) => {
+                    assert_eq!(made.unwrap_err().kind(), io::ErrorKind::StorageFull);
+                    continue;
+                }
+                refused => assert_eq!(made.unwrap(), refused.is_none()),
+            }
+            let file = sim.disk.open(path, OpenMode::Read).unwrap();
+            let mut content = vec![1; 3 << 20];
+            file.read_exact_at(&mut content, 0).unwrap();
+            assert_eq!(file.len().unwrap(), 3 << 20);
+            assert!(content.iter().all(|byte| *byte == 0));
+        }
     }
 }
