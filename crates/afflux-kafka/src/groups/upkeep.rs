@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use afflux_log::Log as _;
 use afflux_types::{Offset, TopicPartition};
 use kafka_protocol::ResponseError;
 
@@ -24,6 +25,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
+    code,
     group::{
         Coordinator, GroupId,
         offsets::{Place, encode_key, encode_value},
@@ -82,7 +84,7 @@ impl Groups {
     }
 
     fn is_crowded(&self) -> bool {
-        self.end.load(Ordering::Relaxed) >= self.crowded_at.load(Ordering::Relaxed)
+        self.end.load(Ordering::Relaxed) > self.crowded_at.load(Ordering::Relaxed)
     }
 
     /// There are so many records that say something, the first of them here.
@@ -133,9 +135,11 @@ impl Groups {
         underway: &mut Option<Underway>,
     ) -> Result<(), ResponseError> {
         let groups = &broker.groups;
+        let partition = offsets_partition().ok_or(ResponseError::UnknownServerError)?;
         if underway.is_none() {
-            let partition = offsets_partition().ok_or(ResponseError::UnknownServerError)?;
-            let rewriting = Rewriting::begin(&broker.log, partition)?;
+            // What is on its way would not be dropped: it is not stable yet.
+            let _held = groups.hold_commits().await;
+            let rewriting = Rewriting::begin(&broker.log, partition.clone())?;
             *underway = Some(Underway { rewriting, next: Some(Next::Group(None)) });
         }
         let Some(Underway { rewriting, next }) = underway else { return Ok(()) };
@@ -155,6 +159,9 @@ impl Groups {
         rewriting.finish(&broker.log).await?;
         groups.note_live(rewriting.begun, rewriting.records);
         *underway = None;
+        // Behind what was written anew lies what was committed meanwhile; it may be much.
+        let bounds = broker.log.bounds(&partition).map_err(|error| code::of_read(&error))?;
+        groups.note_end(bounds.end);
         Ok(())
     }
 
@@ -187,6 +194,63 @@ impl Groups {
                 });
                 stopped.map(|last| Next::Commit(Some(last)))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use afflux_env::sim::Sim;
+    use afflux_types::{Timestamp, TopicName};
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::{Options, broker::tests::alone, group::offsets::Committed};
+
+    const SPARE: u32 = 3;
+    const GROUPS: usize = 10;
+
+    async fn commit(broker: Arc<Broker>, number: usize, offset: i64) {
+        let partition = TopicPartition::new(TopicName::new("t").unwrap(), 0);
+        let made = Committed {
+            topic: None,
+            offset: Offset(offset),
+            leader_epoch: -1,
+            metadata: "".into(),
+            time: Timestamp(0),
+            expires: None,
+        };
+        let _begun = broker.groups.begin_commit().await;
+        let commit = (format!("g{number}").as_str().into(), partition, Some(made));
+        Groups::write(&broker, vec![commit]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_committed_beside_a_rewriting_counts_with_what_it_wrote() {
+        let options =
+            Options { group_records_spare: SPARE, rewrite_bytes: 1, ..Options::default() };
+        let broker = alone(&Sim::new(1), options);
+        for number in 0..GROUPS {
+            commit(Arc::clone(&broker), number, 0).await;
+        }
+        let partition = offsets_partition().unwrap();
+        let records = || {
+            let bounds = broker.log.bounds(&partition).unwrap();
+            (bounds.end.0 - bounds.start.0) as usize
+        };
+        let most = 2 * GROUPS + SPARE as usize;
+        for round in 1..50 {
+            // Parts of one record each: too few commits to be too much by themselves.
+            let mut commits = JoinSet::new();
+            for number in 0..GROUPS + SPARE as usize + 1 {
+                commits.spawn(commit(Arc::clone(&broker), number % GROUPS, round));
+            }
+            Groups::rewrite(&broker, &mut None).await.unwrap();
+            commits.join_all().await;
+            assert_eq!(broker.groups.is_crowded(), records() > most, "{} records", records());
+            Groups::rewrite(&broker, &mut None).await.unwrap();
+            assert_eq!(records(), GROUPS);
+            assert!(!broker.groups.is_crowded());
         }
     }
 }
