@@ -97,8 +97,9 @@ pub trait File: Send + Sync {
     }
     /// Reads that many bytes past the system's cache where the system can, which then neither has
     /// nor drops pages for them; `UnexpectedEof` if the file ends before that. For much at once,
-    /// of a file that was opened so ([`OpenMode::is_direct`]). They land somewhere in `buf`, which
-    /// must be [`DIRECT_SLACK_BYTES`] longer: where, is what is returned.
+    /// of a file that was opened so ([`OpenMode::is_direct`]). They land somewhere in `buf`:
+    /// where, is what is returned. It must be [`DIRECT_SLACK_BYTES`] longer, or begin at a multiple of
+    /// a page, as `position` does, and be whole pages long.
     fn read_direct(&self, buf: &mut [u8], bytes: usize, position: u64) -> io::Result<Range<usize>> {
         self.read_exact_at(&mut buf[..bytes], position)?;
         Ok(0..bytes)

@@ -6,15 +6,16 @@
 //!
 //! Not here: who keeps such memory. It is worth it only for what is used over and over.
 
+use std::mem::MaybeUninit;
+
 /// Bytes of a huge page, and what its address is a multiple of.
 pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// Asks for huge pages behind all that a buffer has room for, and that it has not used yet. Only a
-/// hint: the first huge page begins at the first address that is a multiple of its size.
-pub fn prefer_huge_pages<T>(buffer: &mut Vec<T>) {
+/// Asks for huge pages behind room that a buffer has and has not used yet. Only a hint: the first
+/// huge page begins at the first address that is a multiple of its size.
+pub fn prefer_huge_pages<T>(room: &mut [MaybeUninit<T>]) {
     #[cfg(target_os = "linux")]
     {
-        let room = buffer.spare_capacity_mut();
         let (start, bytes) = (room.as_mut_ptr().cast::<u8>(), size_of_val(room));
         let from = start.align_offset(HUGE_PAGE_BYTES);
         let whole = bytes.saturating_sub(from) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
@@ -22,14 +23,14 @@ pub fn prefer_huge_pages<T>(buffer: &mut Vec<T>) {
             return;
         }
         #[expect(unsafe_code, reason = "a hint for memory has no safe way into the system")]
-        // SAFETY: the range is memory of this buffer, and the hint changes nothing in it.
+        // SAFETY: the range is memory of this slice, and the hint changes nothing in it.
         let _ = unsafe {
             let from = start.wrapping_add(from).cast();
             rustix::mm::madvise(from, whole, rustix::mm::Advice::LinuxHugepage)
         };
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = buffer;
+    let _ = room;
 }
 
 #[cfg(test)]
@@ -42,7 +43,7 @@ mod tests {
             let mut buffer = vec![7_u8; 3];
             buffer.reserve_exact(bytes);
             let room = buffer.capacity();
-            prefer_huge_pages(&mut buffer);
+            prefer_huge_pages(buffer.spare_capacity_mut());
             assert_eq!((buffer.len(), buffer.capacity()), (3, room));
             buffer.resize(room, 7);
             assert!(buffer.iter().all(|byte| *byte == 7));

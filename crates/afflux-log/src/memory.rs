@@ -8,10 +8,11 @@
 //! too much goes from the size that nobody has asked for longest, so that what is kept is always of
 //! the sizes that are in use.
 //!
-//! What is small is not worth it.
+//! What is small is not worth it. Blocks of [`BLOCK_BYTES`] lie two by two on huge pages, where the
+//! device puts each as one piece (`afflux_env`, module `huge`).
 
 use afflux_env::{HUGE_PAGE_BYTES, prefer_huge_pages};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
 /// The smallest that is kept.
@@ -22,7 +23,9 @@ const STEPS: usize = 4;
 const SIZES: usize = 10 * STEPS + 1;
 /// The largest, which holds a huge page wherever it begins.
 pub(crate) const HUGE_BYTES: usize = 2 * HUGE_PAGE_BYTES;
-/// The most that is kept.
+/// Bytes of a block.
+pub(crate) const BLOCK_BYTES: usize = HUGE_PAGE_BYTES / 2;
+/// The most that is kept, and the most of blocks.
 const KEPT_BYTES_MAX: usize = 32 << 20;
 
 struct Kept {
@@ -34,6 +37,7 @@ struct Kept {
 }
 
 static KEPT: Mutex<Kept> = Mutex::new(Kept::NEW);
+static KEPT_BLOCKS: Mutex<Vec<BytesMut>> = Mutex::new(Vec::new());
 
 impl Kept {
     const NEW: Self =
@@ -95,7 +99,7 @@ fn take_used(bytes: usize) -> Vec<u8> {
     kept.unwrap_or_else(|| {
         let mut buffer = Vec::with_capacity(size(number));
         if buffer.capacity() == HUGE_BYTES {
-            prefer_huge_pages(&mut buffer);
+            prefer_huge_pages(buffer.spare_capacity_mut());
         }
         buffer
     })
@@ -125,6 +129,49 @@ impl Drop for Lent {
         // They are freed when nobody is held up by it.
         let gone = KEPT.lock().keep(number, buffer);
         drop(gone);
+    }
+}
+
+/// A block of [`BLOCK_BYTES`], whatever they are, that begins at a multiple of that.
+pub(crate) fn take_block() -> BytesMut {
+    if let Some(block) = KEPT_BLOCKS.lock().pop() {
+        return block;
+    }
+    // There is one huge page in it, and nothing else of it is ever touched.
+    let mut room = BytesMut::with_capacity(HUGE_BYTES);
+    prefer_huge_pages(room.spare_capacity_mut());
+    let mut room = room.split_off(room.as_ptr().align_offset(HUGE_PAGE_BYTES));
+    let mut block = || {
+        let rest = room.split_off(BLOCK_BYTES);
+        let mut block = std::mem::replace(&mut room, rest);
+        block.resize(BLOCK_BYTES, 0);
+        block
+    };
+    KEPT_BLOCKS.lock().push(block());
+    block()
+}
+
+/// As [`share`], of a block.
+pub(crate) fn share_block(block: BytesMut) -> Bytes {
+    Bytes::from_owner(LentBlock(block))
+}
+
+/// A block that comes back.
+struct LentBlock(BytesMut);
+
+impl AsRef<[u8]> for LentBlock {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for LentBlock {
+    fn drop(&mut self) {
+        let block = std::mem::take(&mut self.0);
+        let mut kept = KEPT_BLOCKS.lock();
+        if kept.len() < KEPT_BYTES_MAX / BLOCK_BYTES {
+            kept.push(block);
+        }
     }
 }
 
@@ -178,6 +225,24 @@ mod tests {
                 assert_eq!(gone > 0, !again && kept.requests > count as u64);
             }
         }
+    }
+
+    #[test]
+    fn blocks_are_halves_of_huge_pages_and_come_back() {
+        let blocks: Vec<_> = (0..100)
+            .map(|n| {
+                let mut block = take_block();
+                assert_eq!((block.len(), block.capacity()), (BLOCK_BYTES, BLOCK_BYTES));
+                assert_eq!(block.as_ptr().align_offset(BLOCK_BYTES), 0);
+                block.fill(n);
+                share_block(block)
+            })
+            .collect();
+        for (n, block) in (0_u8..).zip(&blocks) {
+            assert!(block.iter().all(|byte| *byte == n));
+        }
+        drop(blocks);
+        assert_eq!(KEPT_BLOCKS.lock().len(), KEPT_BYTES_MAX / BLOCK_BYTES);
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl DirectFile {
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.is_empty() {
                 buffer.reserve_exact(2 * HUGE_PAGE_BYTES);
-                prefer_huge_pages(buffer);
+                prefer_huge_pages(buffer.spare_capacity_mut());
                 // No more of it is touched than is used.
                 buffer.resize(buffer.as_ptr().align_offset(HUGE_PAGE_BYTES) + BUFFER_BYTES, 0);
             }

@@ -81,7 +81,7 @@ impl Newest {
 
 fn free(count: usize) -> Vec<Slot> {
     let mut slots = Vec::with_capacity(count);
-    prefer_huge_pages(&mut slots);
+    prefer_huge_pages(slots.spare_capacity_mut());
     slots.resize(count, Slot { low: 0, high: 0, offset: FREE });
     slots
 }

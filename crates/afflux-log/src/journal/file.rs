@@ -28,7 +28,7 @@ use afflux_env::{DIRECT_SLACK_BYTES, Disk, File, HUGE_PAGE_BYTES, OpenMode};
 use afflux_types::Incarnation;
 use bytes::{Buf, BufMut, Bytes};
 
-use crate::memory;
+use crate::memory::{self, BLOCK_BYTES};
 
 /// Bytes in front of a file's frames.
 pub(crate) const FIRST_PAGE: u64 = 4096;
@@ -271,8 +271,14 @@ impl JournalFile {
 
     /// Reads at a journal position, past the system's cache if there is a way.
     pub(crate) fn read_block(&self, at: u64, bytes: usize) -> io::Result<Bytes> {
+        let from = at - self.base;
+        if from.is_multiple_of(BLOCK_BYTES as u64) && bytes == BLOCK_BYTES {
+            let mut block = memory::take_block();
+            let read = self.file.read_direct(&mut block, bytes, from)?;
+            return Ok(memory::share_block(block).slice(read));
+        }
         let mut buf = memory::take_filled(bytes + DIRECT_SLACK_BYTES);
-        let read = self.file.read_direct(&mut buf, bytes, at - self.base)?;
+        let read = self.file.read_direct(&mut buf, bytes, from)?;
         Ok(memory::share(buf).slice(read))
     }
 
