@@ -242,7 +242,7 @@ mod tests {
         for round in 1..50 {
             // Parts of one record each: too few commits to be too much by themselves.
             let mut commits = JoinSet::new();
-            for number in 0..GROUPS + SPARE as usize + 1 {
+            for number in 0..=GROUPS + SPARE as usize {
                 commits.spawn(commit(Arc::clone(&broker), number % GROUPS, round));
             }
             Groups::rewrite(&broker, &mut None).await.unwrap();
