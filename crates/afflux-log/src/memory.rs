@@ -37,7 +37,7 @@ struct Kept {
 }
 
 static KEPT: Mutex<Kept> = Mutex::new(Kept::NEW);
-static KEPT_BLOCKS: Mutex<Vec<BytesMut>> = Mutex::new(Vec::new());
+static KEPT_BLOCKS: Mutex<Vec<Block>> = Mutex::new(Vec::new());
 
 impl Kept {
     const NEW: Self =
@@ -132,8 +132,9 @@ impl Drop for Lent {
     }
 }
 
-/// A block of [`BLOCK_BYTES`], whatever they are, that begins at a multiple of that.
-pub(crate) fn take_block() -> BytesMut {
+/// A block of [`BLOCK_BYTES`], whatever they are, that begins at a multiple of that. Behind its
+/// last use it is kept; a huge page is given back once neither half of it is.
+pub(crate) fn take_block() -> Block {
     if let Some(block) = KEPT_BLOCKS.lock().pop() {
         return block;
     }
@@ -145,32 +146,35 @@ pub(crate) fn take_block() -> BytesMut {
         let rest = room.split_off(BLOCK_BYTES);
         let mut block = std::mem::replace(&mut room, rest);
         block.resize(BLOCK_BYTES, 0);
-        block
+        Block(block)
     };
-    KEPT_BLOCKS.lock().push(block());
+    // The other half is kept.
+    drop(block());
     block()
 }
 
-/// As [`share`], of a block.
-pub(crate) fn share_block(block: BytesMut) -> Bytes {
-    Bytes::from_owner(LentBlock(block))
-}
+/// See [`take_block`].
+pub(crate) struct Block(BytesMut);
 
-/// A block that comes back.
-struct LentBlock(BytesMut);
-
-impl AsRef<[u8]> for LentBlock {
+impl AsRef<[u8]> for Block {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl Drop for LentBlock {
+impl AsMut<[u8]> for Block {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Drop for Block {
     fn drop(&mut self) {
-        let block = std::mem::take(&mut self.0);
+        let bytes = std::mem::take(&mut self.0);
         let mut kept = KEPT_BLOCKS.lock();
+        // One that is not kept is freed when nobody is held up by it.
         if kept.len() < KEPT_BYTES_MAX / BLOCK_BYTES {
-            kept.push(block);
+            kept.push(Block(bytes));
         }
     }
 }
@@ -232,10 +236,10 @@ mod tests {
         let blocks: Vec<_> = (0..100)
             .map(|n| {
                 let mut block = take_block();
-                assert_eq!((block.len(), block.capacity()), (BLOCK_BYTES, BLOCK_BYTES));
-                assert_eq!(block.as_ptr().align_offset(BLOCK_BYTES), 0);
-                block.fill(n);
-                share_block(block)
+                assert_eq!((block.0.len(), block.0.capacity()), (BLOCK_BYTES, BLOCK_BYTES));
+                assert_eq!(block.0.as_ptr().align_offset(BLOCK_BYTES), 0);
+                block.0.fill(n);
+                Bytes::from_owner(block)
             })
             .collect();
         for (n, block) in (0_u8..).zip(&blocks) {

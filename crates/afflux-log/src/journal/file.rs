@@ -274,8 +274,8 @@ impl JournalFile {
         let from = at - self.base;
         if from.is_multiple_of(BLOCK_BYTES as u64) && bytes == BLOCK_BYTES {
             let mut block = memory::take_block();
-            let read = self.file.read_direct(&mut block, bytes, from)?;
-            return Ok(memory::share_block(block).slice(read));
+            let read = self.file.read_direct(block.as_mut(), bytes, from)?;
+            return Ok(Bytes::from_owner(block).slice(read));
         }
         let mut buf = memory::take_filled(bytes + DIRECT_SLACK_BYTES);
         let read = self.file.read_direct(&mut buf, bytes, from)?;
