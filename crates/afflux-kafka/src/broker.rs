@@ -18,6 +18,7 @@ use tokio::{sync::Semaphore, task::JoinError};
 
 use crate::{
     Options, api,
+    budget::Budget,
     buffers::Buffers,
     configs, fetch,
     groups::Groups,
@@ -50,6 +51,8 @@ pub(crate) struct Broker {
     pub(crate) options: Options,
     /// What requests are read into.
     pub(crate) buffers: Buffers,
+    /// What requests and answers may take.
+    pub(crate) budget: Budget,
     /// Where clients are told to connect.
     pub(crate) host: StrBytes,
     pub(crate) port: i32,
@@ -94,21 +97,35 @@ impl Context {
     }
 }
 
-/// Takes in a frame. An error ends the connection.
-pub(crate) fn receive(
-    broker: &Arc<Broker>,
-    peer: SocketAddr,
-    frame: Bytes,
-) -> Result<Pending, Unreadable> {
+/// A request that was looked over, and takes no more memory than it did on the wire.
+pub(crate) struct Asked {
+    context: Context,
+    /// None if it is `ApiVersions` in a version that is not known: the one request that a client sends
+    /// without knowing which versions there are.
+    request: Option<Request>,
+    /// How long it was on the wire.
+    pub(crate) bytes: usize,
+    /// How many elements it has.
+    pub(crate) elements: usize,
+}
+
+impl Asked {
+    /// Whether it waits for room in the log's queue. What keeps groups alive does not.
+    pub(crate) fn appends_much(&self) -> bool {
+        self.request.as_ref().is_some_and(|request| request.api.key == ApiKey::Produce)
+    }
+}
+
+/// Looks a frame over. An error ends the connection.
+pub(crate) fn look_over(peer: SocketAddr, frame: Bytes) -> Result<Asked, Unreadable> {
     let header = wire::parse_header(&frame)?;
+    let bytes = frame.len();
     if header.key == ApiKey::ApiVersions as i16
         && !api::find(header.key).is_some_and(|api| api.serves(header.version))
     {
-        // The one request that a client sends without knowing which versions there are.
         let context =
             Context { version: 0, correlation: header.correlation, client: StrBytes::new(), peer };
-        let body = api_versions(0, Some(ResponseError::UnsupportedVersion));
-        return Ok(Box::pin(async move { context.respond(&body) }));
+        return Ok(Asked { context, request: None, bytes, elements: 0 });
     }
     let request = wire::parse(header, frame)?;
     let context = Context {
@@ -116,6 +133,16 @@ pub(crate) fn receive(
         correlation: request.header.correlation,
         client: request.header.client.clone(),
         peer,
+    };
+    Ok(Asked { context, bytes, elements: request.elements, request: Some(request) })
+}
+
+/// Begins a request. An error ends the connection.
+pub(crate) fn begin(broker: &Arc<Broker>, asked: Asked) -> Result<Pending, Unreadable> {
+    let context = asked.context;
+    let Some(request) = asked.request else {
+        let body = api_versions(0, Some(ResponseError::UnsupportedVersion));
+        return Ok(Box::pin(async move { context.respond(&body) }));
     };
     dispatch(broker, context, request)
 }
@@ -178,7 +205,7 @@ fn dispatch(
         ApiKey::JoinGroup => later!(Groups::join),
         ApiKey::SyncGroup => later!(Groups::sync),
         ApiKey::Heartbeat => plain!(Groups::heartbeat),
-        ApiKey::LeaveGroup => plain!(Groups::leave),
+        ApiKey::LeaveGroup => later!(Groups::leave),
         ApiKey::OffsetCommit => later!(Groups::commit),
         ApiKey::OffsetFetch => plain!(Groups::fetch_offsets),
         ApiKey::DescribeGroups => plain!(Groups::describe),

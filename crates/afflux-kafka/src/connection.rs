@@ -5,14 +5,15 @@
 //!    ([`crate::buffers`]). An answer that is waited for holds nothing of its request's frame, or
 //!    the memory could not be used for the next: small frames are copied, and large requests keep
 //!    nothing of theirs.
-//! 2. A frame is paid for from the node's budget of request bytes as soon as it is announced, for
-//!    what has come of it takes memory too; while the budget is used up, nothing more is read, and
-//!    the client feels it. So it does while the log's own queue is full.
+//! 2. A frame is paid for from the node's [`crate::budget`] as its bytes arrive, and as a whole once it
+//!    is there, for what has come of it takes memory too; while that is used up, nothing more is read,
+//!    and the client feels it. So does who produces while the log's own queue is full.
 //! 3. Each request is begun in the order in which it came (a produce request is in the log's
 //!    hands then) and queued, at most [`IN_FLIGHT_MAX`] of them.
 //! 4. The writer answers in the same order, each answer once it is there; those that are there at
 //!    the same time are written at once. A client that takes nothing of its answer for
-//!    [`crate::Options::stall_max`] is disconnected.
+//!    [`crate::Options::stall_max`], or less of it than [`TAKEN_BYTES`] a second all in all, is
+//!    disconnected.
 //!
 //! Whatever is wrong with a request ends its connection and none other, with a line in the log
 //! that names the client: the protocol has no other way to say so.
@@ -32,14 +33,16 @@ use afflux_env::Connection;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::mpsc,
     time::timeout,
 };
 
 use crate::{
     Options,
     broker::{self, Broker, Outcome, Pending},
+    budget::{Coming, Paid},
     buffers::BUFFER_BYTES,
+    wire::Unreadable,
 };
 
 /// The most requests of one connection that have no answer yet.
@@ -54,14 +57,16 @@ const TOGETHER_BYTES: usize = 64 << 10;
 const COPIED_BYTES_MAX: usize = 4 << 10;
 /// How much room is made for a frame at once, at most.
 const RESERVE_BYTES_MAX: usize = 1 << 20;
-/// In what the budget of request bytes is counted.
-pub(crate) const BUDGET_UNIT_BYTES: usize = 1 << 10;
+/// A frame up to this length comes without paying: no more than what is read at once.
+pub(crate) const SHORT_BYTES: usize = READ_BYTES;
+/// What a client must take of a long answer in a second, on the average.
+const TAKEN_BYTES: usize = 64 << 10;
 
 /// A request on its way to its answer.
 struct InFlight {
     pending: Pending,
     /// Its part of the budget, given back with the answer.
-    _paid: OwnedSemaphorePermit,
+    _paid: Option<Paid>,
     /// As long as there is one, the connection is not idle.
     _busy: Arc<()>,
 }
@@ -71,9 +76,9 @@ struct InFlight {
 enum Ended {
     #[error("a request of {0} bytes is announced; at most {1} are taken")]
     TooLong(i64, usize),
-    #[error("the request stopped coming in the middle")]
+    #[error("the request stopped coming in the middle, or came too slowly")]
     Stalled,
-    #[error("the client does not take its answer")]
+    #[error("the client does not take its answer, or too slowly")]
     Unread,
     #[error("no request came for a long time")]
     Idle,
@@ -84,17 +89,12 @@ enum Ended {
 }
 
 /// Serves a connection until the client goes, does something wrong, or the node stops.
-pub(crate) async fn serve(
-    broker: Arc<Broker>,
-    budget: Arc<Semaphore>,
-    connection: Box<dyn Connection>,
-    peer: SocketAddr,
-) {
+pub(crate) async fn serve(broker: Arc<Broker>, connection: Box<dyn Connection>, peer: SocketAddr) {
     let (reader, writer) = tokio::io::split(connection);
     let (queue, queued) = mpsc::channel(IN_FLIGHT_MAX);
     let mut client = String::new();
     let ended = {
-        let reading = read(&broker, &budget, reader, peer, queue, &mut client);
+        let reading = read(&broker, reader, peer, queue, &mut client);
         let writing = write(writer, queued, broker.options.stall_max);
         tokio::pin!(reading, writing);
         tokio::select! {
@@ -117,7 +117,6 @@ pub(crate) async fn serve(
 /// Reads requests and begins them. `Ok` once the node stops: then what is in flight may end.
 async fn read(
     broker: &Arc<Broker>,
-    budget: &Arc<Semaphore>,
     mut reader: impl AsyncRead + Unpin,
     peer: SocketAddr,
     queue: mpsc::Sender<InFlight>,
@@ -128,17 +127,26 @@ async fn read(
     let stopping = broker.stopping();
     tokio::pin!(stopping);
     loop {
-        let (frame, paid) = tokio::select! {
+        let (frame, coming) = tokio::select! {
             biased;
             () = &mut stopping => return Ok(()),
-            frame = next_frame(broker, budget, &mut reader, &mut buffer, &busy) => frame?,
+            frame = next_frame(broker, &mut reader, &mut buffer, &busy) => frame?,
         };
         if client.is_empty() {
             *client = client_of(&frame);
         }
-        broker.log.ready().await;
-        let pending = broker::receive(broker, peer, frame)
-            .map_err(|error| Ended::Request(error.to_string()))?;
+        let refused = |error: Unreadable| Ended::Request(error.to_string());
+        let asked = broker::look_over(peer, frame).map_err(refused)?;
+        let paid = tokio::select! {
+            biased;
+            () = &mut stopping => return Ok(()),
+            paid = broker.budget.whole(asked.bytes, asked.elements) => paid,
+        };
+        drop(coming);
+        if asked.appends_much() {
+            broker.log.ready().await;
+        }
+        let pending = broker::begin(broker, asked).map_err(refused)?;
         if queue.send(InFlight { pending, _paid: paid, _busy: Arc::clone(&busy) }).await.is_err() {
             return Ok(());
         }
@@ -174,7 +182,7 @@ async fn write(
             return Err(Ended::Request(reason));
         }
         // What was paid for them is given back before the next is waited for.
-        drop(answers.requests);
+        drop((answers.requests, answers.paid));
         if next.is_none() {
             next = queued.recv().await;
         }
@@ -190,6 +198,7 @@ struct Answers {
     bytes: usize,
     /// Kept until they are written.
     requests: Vec<InFlight>,
+    paid: Vec<Paid>,
     /// Why the connection ends behind them.
     ended: Option<String>,
 }
@@ -198,7 +207,8 @@ impl Answers {
     fn add(&mut self, outcome: Outcome, request: InFlight) {
         match outcome {
             Outcome::Respond(answer) => {
-                let pieces = answer.into_pieces();
+                let (pieces, paid) = answer.into_parts();
+                self.paid.extend(paid);
                 self.bytes += pieces.iter().map(Bytes::len).sum::<usize>();
                 self.pieces.extend(pieces);
             }
@@ -214,7 +224,19 @@ async fn ready<T>(mut future: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> P
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
+/// Writes an answer that its client takes neither never nor for ever.
 async fn write_pieces(
+    writer: &mut (impl AsyncWrite + Unpin),
+    pieces: VecDeque<Bytes>,
+    stall_max: Duration,
+) -> Result<(), Ended> {
+    let bytes: usize = pieces.iter().map(Bytes::len).sum();
+    let patience = stall_max + Duration::from_secs((bytes / TAKEN_BYTES) as u64);
+    let written = timeout(patience, write_all_pieces(writer, pieces, stall_max)).await;
+    written.map_err(|_| Ended::Unread)?
+}
+
+async fn write_all_pieces(
     writer: &mut (impl AsyncWrite + Unpin),
     mut pieces: VecDeque<Bytes>,
     stall_max: Duration,
@@ -240,14 +262,13 @@ async fn write_pieces(
     Ok(writer.flush().await?)
 }
 
-/// The next whole frame, without its length, and what was paid for it.
-async fn next_frame(
-    broker: &Broker,
-    budget: &Arc<Semaphore>,
+/// The next whole frame, without its length, and what was paid for its coming.
+async fn next_frame<'a>(
+    broker: &'a Broker,
     reader: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
     busy: &Arc<()>,
-) -> Result<(Bytes, OwnedSemaphorePermit), Ended> {
+) -> Result<(Bytes, Coming<'a>), Ended> {
     let Options { stall_max, idle_max, frame_bytes_max, .. } = broker.options;
     while buffer.is_empty() {
         if buffer.capacity() == 0 {
@@ -286,26 +307,23 @@ async fn next_frame(
         .ok()
         .filter(|length| *length <= frame_bytes_max)
         .ok_or(Ended::TooLong(i64::from(announced), frame_bytes_max))?;
-    let cost = length.div_ceil(BUDGET_UNIT_BYTES).max(1);
-    let paid = Arc::clone(budget)
-        .acquire_many_owned(cost as u32)
-        .await
-        .map_err(|error| Ended::Request(error.to_string()))?;
-    let frame = timeout(stall_max, async {
-        while buffer.len() < length {
-            let missing = length - buffer.len();
-            buffer.reserve(missing.clamp(READ_BYTES, RESERVE_BYTES_MAX));
-            fill(reader, buffer).await?;
+    let mut coming = broker.budget.coming();
+    let mut patience = stall_max;
+    while buffer.len() < length {
+        let more = (length - buffer.len()).clamp(READ_BYTES, RESERVE_BYTES_MAX);
+        if let Some(hurry) = coming.room((buffer.len() + more).min(length), length).await {
+            patience = patience.min(hurry);
         }
-        let frame = buffer.split_to(length);
-        // A request that waits for something is a small one, and must not keep the memory.
-        Ok::<_, Ended>(if length <= COPIED_BYTES_MAX {
-            Bytes::copy_from_slice(&frame)
-        } else {
-            frame.freeze()
-        })
-    });
-    Ok((frame.await.map_err(|_| Ended::Stalled)??, paid))
+        buffer.reserve(more);
+        let begun = broker.env.clock.monotonic();
+        timeout(patience, fill(reader, buffer)).await.map_err(|_| Ended::Stalled)??;
+        let taken = broker.env.clock.monotonic().saturating_sub(begun);
+        patience = patience.saturating_sub(taken);
+    }
+    let frame = buffer.split_to(length);
+    // A request that waits for something is a small one, and must not keep the memory.
+    let is_small = length <= COPIED_BYTES_MAX;
+    Ok((if is_small { Bytes::copy_from_slice(&frame) } else { frame.freeze() }, coming))
 }
 
 /// Reads what there is; an error at the end of the stream.
@@ -335,7 +353,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_takes_nothing_is_given_up() {
         let (mut client, mut server) = tokio::io::duplex(16);
-        let answer = || Answer::framed(vec![Bytes::from(vec![7; 60])]).into_pieces().into();
+        let answer = || Answer::framed(vec![Bytes::from(vec![7; 60])]).into_parts().0.into();
         let patience = Duration::from_millis(20);
         let ended = write_pieces(&mut server, answer(), patience).await;
         assert!(matches!(ended, Err(Ended::Unread)), "{ended:?}");

@@ -18,10 +18,13 @@ use kafka_protocol::{ResponseError, messages::FetchRequest, protocol::StrBytes};
 
 use crate::{
     broker::{Broker, Context, blocking},
-    code, list_offsets,
+    budget, code, list_offsets,
     produce::check_epoch,
     wire::Answer,
 };
+
+/// The version that names topics by their ids.
+const BY_ID: i16 = 13;
 
 /// One partition, as it was asked for.
 #[derive(Debug, Clone)]
@@ -60,7 +63,7 @@ pub(crate) async fn answer(
     let bytes_max =
         usize::try_from(request.max_bytes).unwrap_or(0).min(broker.options.fetch_bytes_max);
     let patience = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
-    let topics = resolve(broker, context, request);
+    let mut topics = resolve(broker, context, request);
 
     let mut durable = broker.log.durable();
     let stopping = broker.stopping();
@@ -70,15 +73,19 @@ pub(crate) async fn answer(
     loop {
         // What becomes durable from here on wakes the wait below.
         durable.borrow_and_update();
-        let got = read(broker, &topics, bytes_max, isolation).await;
+        let (room, mut paid) = broker.budget.answer(bytes_max);
+        let got = read(broker, &topics, room, isolation).await;
         let bytes: usize = got.iter().flatten().flat_map(|got| &got.batches).map(Bytes::len).sum();
         // What there was no room for now has none after a wait either.
         let is_full = got.iter().flatten().any(|got| got.next < end(&got.bounds, isolation));
         // Who asks for nothing is about to close its connection, and waits for the answer.
         let is_settled = is_full || got.is_empty() || got.iter().any(Result::is_err);
         if bytes >= bytes_min || is_settled || is_late {
-            return encode(context, 0, &topics, got);
+            budget::refund(&mut paid, bytes);
+            return encode(context, 0, &topics, got).paid(paid);
         }
+        // Not while it waits.
+        drop(paid);
         tokio::select! {
             biased;
             () = &mut stopping => return encode(context, 0, &topics, got),
@@ -90,11 +97,21 @@ pub(crate) async fn answer(
                 }
             }
         }
+        if context.version >= BY_ID {
+            forget_gone(broker, &mut topics);
+        }
+    }
+}
+
+/// One that was deleted while it was waited for may have a namesake by now.
+fn forget_gone(broker: &Broker, topics: &mut [WantedTopic]) {
+    for topic in topics.iter_mut().filter(|topic| broker.topic_by_id(topic.id).is_none()) {
+        topic.partitions.iter_mut().for_each(|at| at.at = Err(ResponseError::UnknownTopicId));
     }
 }
 
 fn resolve(broker: &Broker, context: &Context, request: FetchRequest) -> Vec<WantedTopic> {
-    let by_id = context.version >= 13;
+    let by_id = context.version >= BY_ID;
     let wanted = request.topics.into_iter().map(|asked| {
         let (topic, unknown) = if by_id {
             (broker.topic_by_id(asked.topic_id), ResponseError::UnknownTopicId)
@@ -243,8 +260,9 @@ fn look(log: &EmbeddedLog, wanted: &Wanted, isolation: Isolation) -> Result<At, 
     let partition = wanted.at.as_ref().map_err(|error| *error)?;
     let bounds = log.bounds(partition).map_err(|error| code::of_read(&error))?;
     wanted.epoch?;
-    // Between the stable end and the durable one there is nothing to show yet, but no error.
-    if wanted.from < bounds.start || wanted.from > bounds.durable {
+    // Behind the stable end, or the durable one, there is nothing to show yet, but no error: records
+    // of relaxed topics are acknowledged before they are durable.
+    if wanted.from < bounds.start || wanted.from > bounds.end {
         return Err(ResponseError::OffsetOutOfRange);
     }
     Ok(At { bounds, has_more: wanted.from < end(&bounds, isolation) })
@@ -377,7 +395,7 @@ mod tests {
     use std::path::Path;
 
     use afflux_env::{Disk as _, OpenMode, sim::Sim};
-    use afflux_log::{AbortedTransaction, Entry, Group, TopicSpec};
+    use afflux_log::{AbortedTransaction, Entry, Group, LogOptions, TopicSpec};
     use afflux_record::{Compression, batch::Builder};
     use afflux_types::{ProducerId, Timestamp, TopicName};
     use bytes::Buf;
@@ -430,7 +448,7 @@ mod tests {
                 }),
                 Err(ResponseError::OffsetOutOfRange),
             ];
-            let mut bytes: Bytes = encode(&context, 0, &topics, got).into_pieces().concat().into();
+            let mut bytes: Bytes = encode(&context, 0, &topics, got).into_parts().0.concat().into();
             assert_eq!(bytes.get_i32() as usize, bytes.len());
             let header_version = FetchResponse::header_version(version);
             let header = ResponseHeader::decode(&mut bytes, header_version).unwrap();
@@ -455,6 +473,31 @@ mod tests {
             assert_eq!((second.partition_index, second.error_code), (3, 1));
             assert_eq!(second.records.as_deref(), Some(&b""[..]));
         }
+    }
+
+    #[test]
+    fn what_is_not_yet_durable_is_waited_for() {
+        let (sim, name) = (Sim::new(1), TopicName::new("t").unwrap());
+        let options = LogOptions::default();
+        let log = EmbeddedLog::open_stepped(&sim.env(), Path::new("/data"), options).unwrap();
+        log.create_topic(&TopicSpec { name: name.clone(), partitions: 1 }).unwrap();
+        let mut builder = Builder::new(Compression::None);
+        builder.push(Timestamp(1), None, Some(b"v"));
+        let partition = TopicPartition::new(name, 0);
+        let batch = builder.finish().unwrap();
+        let _ticket =
+            log.append(&Group { entries: vec![Entry { partition: partition.clone(), batch }] });
+        let look_at = |from| {
+            let at = Ok(partition.clone());
+            let wanted = Wanted { index: 0, epoch: Ok(()), at, from: Offset(from), bytes_max: 1 };
+            look(&log, &wanted, Isolation::Uncommitted).map(|at| at.has_more)
+        };
+        assert_eq!(
+            [0, 1, 2].map(look_at),
+            [Ok(false), Ok(false), Err(ResponseError::OffsetOutOfRange)]
+        );
+        while log.step() {}
+        assert_eq!([0, 1].map(look_at), [Ok(true), Ok(false)]);
     }
 
     #[tokio::test]

@@ -5,7 +5,8 @@
 //! description of its shape:
 //! 1. every length must fit the bytes that are left;
 //! 2. every element of every array is really walked, so a count can not exceed what is there;
-//! 3. tagged fields are stepped over by their size; one that the decoder knows must have its own.
+//! 3. tagged fields are stepped over by their size; one that the decoder knows must have its own;
+//! 4. elements and tagged fields are counted: a decoded one takes many times its two bytes or so.
 //!
 //! Not here: what the fields mean. What passes may still be refused by the decoder (a null where
 //! none may be, text that is not UTF-8), but can not make it reserve more than a small multiple
@@ -17,6 +18,10 @@
 
 /// The longest string: Kafka's limit, also where a longer length could be written.
 const TEXT_BYTES_MAX: usize = i16::MAX as usize;
+
+/// The most elements and tagged fields of a request: what they take once they are decoded is some
+/// megabytes.
+const ELEMENTS_MAX: usize = 1 << 17;
 
 /// A request that can not be what it says it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +38,9 @@ pub(crate) enum MalformedRequest {
     /// A string longer than Kafka's strings are.
     #[error("a string has more than {TEXT_BYTES_MAX} bytes")]
     LongText,
+    /// More elements than a request may have.
+    #[error("it has more than {ELEMENTS_MAX} elements")]
+    Elements,
 }
 
 /// A field, and the versions that have it.
@@ -82,25 +90,28 @@ pub(crate) const fn between(from: i16, to: i16, kind: Kind) -> Field {
     Field { from, to, kind }
 }
 
-/// Walks a request's body. Bytes behind it are not looked at, as in Kafka.
+/// Walks a request's body; how many elements it has. Bytes behind it are not looked at, as in Kafka.
 pub(crate) fn inspect(
     body: &[u8],
     fields: &[Field],
     version: i16,
     flexible: bool,
-) -> Result<(), MalformedRequest> {
-    Walk { rest: body, version, flexible }.structure(fields)
+) -> Result<usize, MalformedRequest> {
+    let mut walk = Walk { rest: body, elements: 0, version, flexible };
+    walk.structure(fields)?;
+    Ok(walk.elements)
 }
 
 /// Steps over tagged fields; what lies behind them.
 pub(crate) fn skip_tags(bytes: &[u8]) -> Result<&[u8], MalformedRequest> {
-    let mut walk = Walk { rest: bytes, version: 0, flexible: true };
+    let mut walk = Walk { rest: bytes, elements: 0, version: 0, flexible: true };
     walk.tags(&[])?;
     Ok(walk.rest)
 }
 
 struct Walk<'a> {
     rest: &'a [u8],
+    elements: usize,
     version: i16,
     flexible: bool,
 }
@@ -157,11 +168,21 @@ impl Walk<'_> {
     /// A count of elements, none of which takes less than a byte.
     fn count(&mut self) -> Result<usize, MalformedRequest> {
         let count = if self.flexible { self.compact()? } else { self.long()? };
-        if count > self.rest.len() { Err(MalformedRequest::Truncated) } else { Ok(count) }
+        if count > self.rest.len() {
+            return Err(MalformedRequest::Truncated);
+        }
+        self.add(count)?;
+        Ok(count)
+    }
+
+    fn add(&mut self, elements: usize) -> Result<(), MalformedRequest> {
+        self.elements = self.elements.saturating_add(elements);
+        if self.elements > ELEMENTS_MAX { Err(MalformedRequest::Elements) } else { Ok(()) }
     }
 
     fn tags(&mut self, fields: &[Field]) -> Result<(), MalformedRequest> {
         for _ in 0..self.varint()? {
+            self.add(1)?;
             let (tag, size) = (self.varint()?, self.varint()? as usize);
             let is_other = |field: &Field| matches!(field.kind, Kind::Tagged(known, bytes) if known == tag && bytes != size);
             if self.present(fields).any(is_other) {

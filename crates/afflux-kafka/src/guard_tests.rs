@@ -6,7 +6,10 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::ApiKey;
+use kafka_protocol::{
+    messages::{ApiKey, MetadataRequest, metadata_request::MetadataRequestTopic},
+    protocol::{Encodable, StrBytes},
+};
 use proptest::{prelude::*, test_runner::TestRng};
 
 use super::*;
@@ -67,7 +70,7 @@ fn write(api: &Api, version: i16, random: &mut TestRng) -> Bytes {
 }
 
 fn walk(api: &Api, version: i16, body: &[u8]) -> Result<(), MalformedRequest> {
-    inspect(body, api.request, version, api.is_flexible(version))
+    inspect(body, api.request, version, api.is_flexible(version)).map(drop)
 }
 
 /// What decoding a body may take: a structure in memory is larger than its bytes on the wire,
@@ -90,6 +93,23 @@ fn the_shapes_are_those_of_the_decoders() {
             }
         }
     }
+}
+
+#[test]
+fn what_would_take_much_more_than_its_bytes_is_refused() {
+    // Empty names, a byte and an empty list of tags each.
+    let metadata = |topics: usize| {
+        let request = MetadataRequest::default().with_topics(Some(vec![
+            MetadataRequestTopic::default().with_name(Some(StrBytes::new().into()));
+            topics
+        ]));
+        let mut body = BytesMut::new();
+        request.encode(&mut body, 9).unwrap();
+        let api = api::find(ApiKey::Metadata as i16).unwrap();
+        inspect(&body, api.request, 9, true)
+    };
+    assert_eq!(metadata(ELEMENTS_MAX), Ok(ELEMENTS_MAX));
+    assert_eq!(metadata(ELEMENTS_MAX + 1), Err(MalformedRequest::Elements));
 }
 
 #[test]

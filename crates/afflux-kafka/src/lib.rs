@@ -19,6 +19,7 @@
 mod access;
 mod api;
 mod broker;
+mod budget;
 mod buffers;
 mod code;
 mod compatibility;
@@ -60,8 +61,7 @@ pub use compatibility::page as compatibility_page;
 pub use settings::{NodeSettingError, page as settings_page};
 
 use crate::{
-    broker::Broker, buffers::Buffers, connection::BUDGET_UNIT_BYTES, groups::Groups,
-    transactions::Transactions,
+    broker::Broker, budget::Budget, buffers::Buffers, groups::Groups, transactions::Transactions,
 };
 
 /// How long answers in flight may take once the node stops.
@@ -81,14 +81,18 @@ pub struct Options {
     pub partitions: i32,
     /// The longest request taken, in bytes.
     pub frame_bytes_max: usize,
-    /// The most bytes of requests that have no answer yet, over all connections.
+    /// The most bytes of requests that have no answer yet, over all connections: a half for those
+    /// that come, one for those that are there. One request may be more.
     pub request_bytes_max: usize,
+    /// The most bytes of answers to Fetch that their clients have not taken yet, over all connections.
+    /// Beyond that answers are short.
+    pub answer_bytes_max: usize,
     /// The most bytes of batches in one answer, but for a first batch that is larger.
     pub fetch_bytes_max: usize,
     /// The most connections; more wait to be accepted.
     pub connections_max: usize,
-    /// How long a request may take from its first byte to its last, and how long a client may take
-    /// nothing of its answer.
+    /// How long a request may take from its first byte to its last, not counting what it waits for us,
+    /// and how long a client may take nothing of its answer.
     pub stall_max: Duration,
     /// How long a connection may be without a request. Clients connect again by themselves, and
     /// one that is gone without a word must not keep its place.
@@ -149,6 +153,7 @@ impl Default for Options {
             partitions: 4,
             frame_bytes_max: 100 << 20,
             request_bytes_max: 256 << 20,
+            answer_bytes_max: 256 << 20,
             fetch_bytes_max: 8 << 20,
             connections_max: 4096,
             stall_max: Duration::from_mins(1),
@@ -236,18 +241,23 @@ pub async fn start(
 ) -> Result<impl Future<Output = ()> + Send, StartError> {
     let (groups, transactions) = rebuild(&env, &log, &options).await?;
     let (host, port) = advertised(&options, listener.address());
-    let frame_units = options.frame_bytes_max.div_ceil(BUDGET_UNIT_BYTES);
-    // One frame of the longest kind must always fit, or it would wait for ever.
-    let units = options.request_bytes_max.div_ceil(BUDGET_UNIT_BYTES).max(frame_units);
-    let budget = Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)));
     let places = Arc::new(Semaphore::new(options.connections_max));
-    let (buffers, stopping) = (Buffers::default(), Semaphore::new(0));
-    let broker = Broker { env, log, options, buffers, host, port, groups, transactions, stopping };
-    let broker = Arc::new(broker);
+    let broker = Arc::new(Broker {
+        budget: Budget::new(&options),
+        buffers: Buffers::default(),
+        stopping: Semaphore::new(0),
+        env,
+        log,
+        options,
+        host,
+        port,
+        groups,
+        transactions,
+    });
     // A crash may have come between the end of a topic and that of what was committed for it.
     Groups::forget_topics(&broker).await;
     Transactions::recover(&broker).await;
-    Ok(listen(broker, listener, budget, places, shutdown))
+    Ok(listen(broker, listener, places, shutdown))
 }
 
 /// What groups and transactions do by themselves. Ends by a fault alone.
@@ -260,7 +270,6 @@ async fn coordinate(broker: Arc<Broker>) {
 async fn listen(
     broker: Arc<Broker>,
     listener: Box<dyn Listener>,
-    budget: Arc<Semaphore>,
     places: Arc<Semaphore>,
     mut shutdown: watch::Receiver<bool>,
 ) {
@@ -285,9 +294,9 @@ async fn listen(
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((connection, peer)) => {
-                let (broker, budget) = (Arc::clone(&broker), Arc::clone(&budget));
+                let broker = Arc::clone(&broker);
                 connections.spawn(async move {
-                    connection::serve(broker, budget, connection, peer).await;
+                    connection::serve(broker, connection, peer).await;
                     drop(place);
                 });
             }

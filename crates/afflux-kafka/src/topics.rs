@@ -200,9 +200,14 @@ pub(crate) async fn delete(
 /// Comes to its end, also if its client does not wait for that.
 async fn delete_one(broker: &Arc<Broker>, topic: &Topic) -> Result<(), Refusal> {
     check_changeable(&topic.name)?;
-    let (broker, name) = (Arc::clone(broker), topic.name.clone());
+    let (broker, name, id) = (Arc::clone(broker), topic.name.clone(), topic.id);
     let deleting = tokio::spawn(async move {
         let _held = broker.groups.hold_commits().await;
+        // Another may have deleted it meanwhile, and made one of its name.
+        if broker.log.topic_by_id(id).is_none() {
+            let error = ResponseError::UnknownTopicOrPartition;
+            return Err((error, "the topic has just been deleted".to_owned()));
+        }
         let gone = name.clone();
         match blocking(&broker.log, move |log| log.delete_topic(&gone)).await {
             Ok(Ok(())) => {}

@@ -16,6 +16,7 @@ use kafka_protocol::{
 
 use crate::{
     api::{self, Api},
+    budget::Paid,
     guard::{self, MalformedRequest},
 };
 
@@ -47,6 +48,8 @@ pub(crate) enum Unreadable {
 pub(crate) struct Request {
     pub(crate) header: Header,
     pub(crate) api: &'static Api,
+    /// How many elements its arrays have together.
+    pub(crate) elements: usize,
     pub(crate) body: Bytes,
 }
 
@@ -94,8 +97,8 @@ pub(crate) fn parse(mut header: Header, mut frame: Bytes) -> Result<Request, Unr
         let behind = guard::skip_tags(&frame)?.len();
         frame.advance(frame.len() - behind);
     }
-    guard::inspect(&frame, api.request, version, flexible)?;
-    Ok(Request { header, api, body: frame })
+    let elements = guard::inspect(&frame, api.request, version, flexible)?;
+    Ok(Request { header, api, elements, body: frame })
 }
 
 impl Request {
@@ -106,9 +109,12 @@ impl Request {
     }
 }
 
-/// The bytes of an answer, in pieces that need not lie side by side.
+/// The bytes of an answer, in pieces that need not lie side by side, and what was paid for them.
 #[derive(Debug, Default)]
-pub(crate) struct Answer(Vec<Bytes>);
+pub(crate) struct Answer {
+    pieces: Vec<Bytes>,
+    paid: Option<Paid>,
+}
 
 impl Answer {
     /// Puts the length in front of pieces that begin behind it.
@@ -117,12 +123,17 @@ impl Answer {
         let mut all = Vec::with_capacity(pieces.len() + 1);
         all.push(Bytes::copy_from_slice(&(length as i32).to_be_bytes()));
         all.extend(pieces);
-        Self(all)
+        Self { pieces: all, paid: None }
     }
 
-    /// The pieces, in order.
-    pub(crate) fn into_pieces(self) -> Vec<Bytes> {
-        self.0
+    /// The same, which was paid for.
+    pub(crate) fn paid(self, paid: Option<Paid>) -> Self {
+        Self { paid, ..self }
+    }
+
+    /// The pieces, in order, and what is given back once they are written.
+    pub(crate) fn into_parts(self) -> (Vec<Bytes>, Option<Paid>) {
+        (self.pieces, self.paid)
     }
 }
 
@@ -143,5 +154,5 @@ pub(crate) fn encode<T: Encodable + HeaderVersion>(
         out.put_u8(0);
     }
     body.encode(&mut out, version).map_err(|error| failed(&error))?;
-    Ok(Answer(vec![out.freeze()]))
+    Ok(Answer { pieces: vec![out.freeze()], paid: None })
 }

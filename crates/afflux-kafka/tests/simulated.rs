@@ -39,7 +39,10 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 use sim::{Node, call, frame, open_log, patiently, receive, small, wire_name};
-use tokio::{io::AsyncWriteExt, task::JoinSet, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinSet,
+};
 
 const CLIENTS: u64 = 6;
 /// Fewer than clients: a connection that never ends would hold up the others.
@@ -531,32 +534,65 @@ async fn transactional_ids_are_looked_through_as_often_as_is_set() {
     node.stop().await;
 }
 
+/// `ApiVersions` with more behind it than it needs.
+fn long_request(bytes: usize) -> Vec<u8> {
+    let mut request = vec![0; bytes];
+    request[1] = 18;
+    request
+}
+
 #[tokio::test]
-async fn what_has_come_of_a_request_counts_against_the_budget() {
-    let bytes: usize = 32 << 10;
+async fn who_announces_a_request_and_does_not_send_it_holds_up_nobody() {
+    let bytes: usize = 100 << 10;
+    let options =
+        Options { frame_bytes_max: bytes, request_bytes_max: 2 * bytes, ..Options::default() };
+    let node = start_with(&Sim::new(1), options).await;
+    let request = long_request(bytes);
+    // More than there is room for; and what was sent of it is more than there is room for, too.
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        let mut client = node.connect().await;
+        client.write_i32(bytes as i32).await.unwrap();
+        client.write_all(&request[..bytes / 2]).await.unwrap();
+        silent.push(client);
+    }
+    let (mut long, mut short) = (node.connect().await, node.connect().await);
+    let ask = frame(0, 1, &ApiVersionsRequest::default());
+    for _ in 0..20 {
+        long.write_i32(bytes as i32).await.unwrap();
+        long.write_all(&request).await.unwrap();
+        let answered = receive::<ApiVersionsResponse>(&mut long, 0);
+        patiently("a long request waits for what others do not send", answered).await;
+        short.write_all(&ask).await.unwrap();
+        let answered = receive::<ApiVersionsResponse>(&mut short, 0);
+        patiently("a short request waits for what others do not send", answered).await;
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn who_comes_beyond_the_budget_has_to_hurry() {
+    let bytes: usize = 100 << 10;
     let options =
         Options { frame_bytes_max: bytes, request_bytes_max: bytes, ..Options::default() };
     let node = start_with(&Sim::new(1), options).await;
-    let (mut large, mut small) = (node.connect().await, node.connect().await);
-    // `ApiVersions` with more behind it than it needs, and only a half of that.
-    let mut request = vec![0; bytes];
-    request[1] = 18;
-    large.write_i32(bytes as i32).await.unwrap();
-    large.write_all(&request[..bytes / 2]).await.unwrap();
-    let ask = frame(0, 1, &ApiVersionsRequest::default());
-    let mut waits = false;
-    // Others are answered until the listener has heard of the large one, and then no longer.
-    for _ in 0..1_000 {
-        small.write_all(&ask).await.unwrap();
-        let answer = receive::<ApiVersionsResponse>(&mut small, 0);
-        waits = timeout(Duration::from_millis(100), answer).await.is_err();
-        if waits {
-            break;
-        }
+    let request = long_request(bytes);
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = node.connect().await;
+        client.write_i32(bytes as i32).await.unwrap();
+        client.write_all(&request[..bytes - 1]).await.unwrap();
+        clients.push(client);
     }
-    assert!(waits, "half a request costs nothing");
-    large.write_all(&request[bytes / 2..]).await.unwrap();
-    receive::<ApiVersionsResponse>(&mut large, 0).await;
-    receive::<ApiVersionsResponse>(&mut small, 0).await;
+    // Long before its minute is over.
+    let (mut one, mut other) = ([0], [0]);
+    let [first, second] = &mut clients[..] else { panic!() };
+    let closed = async {
+        tokio::select! {
+            read = first.read(&mut one) => read,
+            read = second.read(&mut other) => read,
+        }
+    };
+    assert_eq!(patiently("both go on", closed).await.unwrap(), 0);
     node.stop().await;
 }

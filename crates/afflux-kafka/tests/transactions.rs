@@ -32,7 +32,7 @@ use afflux_types::{
 use kafka_protocol::{
     ResponseError,
     messages::{
-        DeleteTopicsRequest, DescribeTransactionsRequest, OffsetFetchRequest,
+        DeleteGroupsRequest, DeleteTopicsRequest, DescribeTransactionsRequest, OffsetFetchRequest,
         WriteTxnMarkersRequest,
         offset_fetch_request::OffsetFetchRequestTopic,
         write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic},
@@ -417,6 +417,21 @@ async fn offsets_for_a_topic_that_is_deleted_meanwhile_are_not_committed() {
     let delete = DeleteTopicsRequest::default().with_topic_names(vec![wire_name("t")]);
     assert_eq!(call(&node, 4, &delete).await.responses[0].error_code, 0);
     node.log.ensure_topic(&TopicSpec { name: topic(), partitions: PARTITIONS }).unwrap();
+    client.end(Marker::Commit).await.unwrap();
+    assert_eq!(committed(&node, "g", true).await, Ok(-1));
+    let node = restart(&sim, node).await;
+    assert_eq!(committed(&node, "g", true).await, Ok(-1));
+}
+
+#[tokio::test]
+async fn offsets_of_a_group_that_is_deleted_meanwhile_are_not_committed() {
+    let sim = Sim::new(11);
+    let node = start(&sim).await;
+    let mut client = init(&node, "id", true).await.unwrap();
+    client.commit_offset("g", 5).await.unwrap();
+    let id = StrBytes::from_static_str("g").into();
+    let delete = DeleteGroupsRequest::default().with_groups_names(vec![id]);
+    assert_eq!(call(&node, 2, &delete).await.results[0].error_code, 0);
     client.end(Marker::Commit).await.unwrap();
     assert_eq!(committed(&node, "g", true).await, Ok(-1));
     let node = restart(&sim, node).await;

@@ -175,8 +175,9 @@ impl EmbeddedLog {
         }
     }
 
-    /// Resolves once the groups on their way to the disk take less memory than the limit.
-    /// Whoever appends for others waits for this before it reads more from them.
+    /// Resolves once what has its place and is not durable takes less memory than the limit.
+    /// Whoever appends for others waits for this before it reads more from them. Of what has no place
+    /// yet, no ticket is resolved: that is for them to count.
     pub async fn ready(&self) {
         let mut durable = self.shared.durable.subscribe();
         loop {
@@ -429,7 +430,7 @@ impl Shared {
             self.chores.notify_one();
         }
         self.show_appended(appended);
-        self.refuse(std::mem::take(&mut outcomes));
+        resolve(std::mem::take(&mut outcomes));
         let Some(batch) = batch else { return true };
         let written = batch.commit();
         let mut state = self.state.lock();
@@ -503,15 +504,6 @@ impl Shared {
         }
     }
 
-    /// Resolves tickets of groups that were on their way and will not be written. That makes room
-    /// for those who wait in [`EmbeddedLog::ready`], though nothing became durable.
-    pub(crate) fn refuse(&self, outcomes: Outcomes) {
-        if !outcomes.is_empty() {
-            resolve(outcomes);
-            self.durable.send_modify(|_| {});
-        }
-    }
-
     /// The base offset of the first durable batch from an offset on that has a record at or
     /// after a time.
     fn late_batch(
@@ -545,7 +537,7 @@ impl Shared {
 }
 
 /// Resolves tickets, after the lock is let go.
-fn resolve(outcomes: Outcomes) {
+pub(crate) fn resolve(outcomes: Outcomes) {
     for (ticket, outcome) in outcomes {
         ticket.resolve(outcome);
     }

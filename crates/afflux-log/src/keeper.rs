@@ -30,7 +30,7 @@ use std::{
 use hashbrown::HashSet;
 
 use crate::{
-    embedded::Shared,
+    embedded::{Shared, resolve},
     journal::{COMPACTED, Identity, IndexFile, JournalFile, Sealing, gather, install, spare_path},
     meta::{Change, META_STREAM},
     sequencer::{FileState, Outcomes, Sequencer},
@@ -163,7 +163,7 @@ impl Shared {
         }
         self.work.notify_one();
         let refused = !outcomes.is_empty();
-        self.refuse(outcomes);
+        resolve(outcomes);
         if failed {
             // Whoever watches what is durable learns of the end by it.
             self.durable.send_modify(|_| {});

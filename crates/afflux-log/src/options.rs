@@ -18,8 +18,9 @@ pub struct LogOptions {
     pub chunk_bytes: usize,
     /// The largest group.
     pub group_bytes_max: usize,
-    /// Groups that are on their way to the disk and count against this: see
-    /// [`crate::EmbeddedLog::ready`].
+    /// The most that should have its place and not be durable yet: see
+    /// [`crate::EmbeddedLog::ready`]. More than two writes are of no use, and are no more in the
+    /// processor's cache when they are written.
     pub in_flight_bytes_max: usize,
     /// Bytes of the journal's newest frames that are kept in memory.
     pub hot_bytes: usize,
@@ -57,7 +58,7 @@ impl Default for LogOptions {
             whole_group_bytes_max: 1 << 20,
             chunk_bytes: 512 << 10,
             group_bytes_max: 512 << 20,
-            in_flight_bytes_max: 64 << 20,
+            in_flight_bytes_max: 8 << 20,
             hot_bytes: 32 << 20,
             block_bytes: 1 << 20,
             block_cache_bytes: 64 << 20,

@@ -14,7 +14,9 @@
 //! A large group goes another way: it is deferred, and `admit`, called before each write, queues
 //! one of its chunks a time between other producers' frames. When the last chunk has its place, a
 //! commit frame adopts them all and the batches get their offsets. Groups for a partition that a
-//! deferred group waits for are deferred behind it, so that a partition keeps its order.
+//! deferred group waits for are deferred behind it, so that a partition keeps its order. What is
+//! deferred is not acknowledged, relaxed or not: whoever handed it in counts it, and a large group
+//! leaves others their room on the way to the disk.
 //!
 //! A failed write or sync is the end: every waiting and every later ticket is told so. What had
 //! got offsets may or may not be in the journal; only recovery can say.
@@ -191,7 +193,7 @@ impl Sequencer {
         self.durable
     }
 
-    /// Bytes of groups that are not yet durable.
+    /// Bytes that have their place and are not yet durable.
     pub(crate) fn in_flight_bytes(&self) -> usize {
         self.in_flight_bytes
     }

@@ -33,11 +33,13 @@ use super::author;
 use crate::{
     Options,
     api::SERVED,
-    broker::{Broker, Outcome, Pending, receive},
+    broker::{self, Broker, Outcome, Pending},
+    budget::Budget,
     buffers::Buffers,
     coordinate,
     groups::Groups,
     transactions::Transactions,
+    wire::Unreadable,
 };
 
 /// See the module.
@@ -78,7 +80,24 @@ pub(crate) fn alone(sim: &Sim, options: Options) -> Arc<Broker> {
     let host = StrBytes::from_static_str("localhost");
     let (buffers, stopping) = (Buffers::default(), Semaphore::new(0));
     let port = 0;
-    Arc::new(Broker { env, log, options, buffers, host, port, groups, transactions, stopping })
+    let budget = Budget::new(&options);
+    Arc::new(Broker {
+        env,
+        log,
+        options,
+        buffers,
+        budget,
+        host,
+        port,
+        groups,
+        transactions,
+        stopping,
+    })
+}
+
+/// Takes in a frame as from a connection.
+fn receive(broker: &Arc<Broker>, frame: Bytes) -> Result<Pending, Unreadable> {
+    broker::begin(broker, broker::look_over(SocketAddr::from(PEER), frame)?)
 }
 
 async fn send(mut input: &[u8]) {
@@ -92,7 +111,7 @@ async fn send(mut input: &[u8]) {
         input = rest;
         let correlation = frame.get(4..8).map_or(0, |mut number| number.get_i32());
         let frame = Bytes::copy_from_slice(frame);
-        let Ok(pending) = receive(&broker, SocketAddr::from(PEER), frame) else { break };
+        let Ok(pending) = receive(&broker, frame) else { break };
         waiting.push((correlation, pending));
         let (correlation, pending) = waiting.last_mut().expect("it was just put there");
         if let Ok(outcome) = tokio::time::timeout(PATIENCE, Pin::new(pending)).await {
@@ -103,7 +122,7 @@ async fn send(mut input: &[u8]) {
     drop(waiting);
     let request = MetadataRequest::default().with_topics(None);
     let frame = Bytes::from(frame(12, &request)).slice(4..);
-    let answer = receive(&broker, SocketAddr::from(PEER), frame).expect("a request that is right");
+    let answer = receive(&broker, frame).expect("a request that is right");
     let answer = answer.await;
     assert!(matches!(answer, Outcome::Respond(_)), "the broker answers no more: {answer:?}");
     assert!(broker.log.failure().is_none());
@@ -114,7 +133,7 @@ async fn send(mut input: &[u8]) {
 fn check(correlation: i32, outcome: Outcome) {
     match outcome {
         Outcome::Respond(answer) => {
-            let mut bytes = Bytes::from(answer.into_pieces().concat());
+            let mut bytes = Bytes::from(answer.into_parts().0.concat());
             assert_eq!(bytes.get_i32() as usize, bytes.len());
             assert_eq!(bytes.get_i32(), correlation);
         }

@@ -548,14 +548,14 @@ impl Coordinator {
 
     fn go_down(&mut self, now: Duration, id: &GroupId, replies: &mut Vec<Reply>) {
         let topics = Arc::clone(&self.topics);
-        let Some(group) = self.consumer(id) else { return };
-        let keys = group.keys();
+        let Some(entry) = self.groups.get_mut(id) else { return };
+        let Group::Consumer(group) = &mut entry.group else { return };
+        // What has changed may be about members that are no more: their records go, too.
+        self.changed.append(group.changed());
+        self.changed.extend(group.keys());
         let mut classic = group.to_classic(now, &*topics);
         classic.prepare(now, replies);
-        self.changed.extend(keys);
-        if let Some(entry) = self.groups.get_mut(id) {
-            entry.group = Group::Classic(classic);
-        }
+        entry.group = Group::Classic(classic);
         self.rearm(id);
     }
 
@@ -577,7 +577,9 @@ impl Coordinator {
     /// ever was in it nor is coming.
     fn rearm(&mut self, id: &GroupId) {
         let Some(entry) = self.groups.get_mut(id) else { return };
-        let deadline = entry.group.deadline();
+        entry.group.take_changed(id, &mut self.changed);
+        let is_forgotten = entry.group.is_forgotten();
+        let deadline = entry.group.deadline().filter(|_| !is_forgotten);
         if entry.armed != deadline {
             if let Some(old) = entry.armed {
                 self.deadlines.remove(&(old, id.clone()));
@@ -587,8 +589,7 @@ impl Coordinator {
                 self.deadlines.insert((new, id.clone()));
             }
         }
-        entry.group.take_changed(id, &mut self.changed);
-        if entry.group.is_forgotten() {
+        if is_forgotten {
             self.groups.remove(id);
         }
     }

@@ -208,6 +208,8 @@ pub(crate) enum Answer {
     Beat(Result<consumer::Beat, consumer::Refusal>),
     /// To who ends a group: whether there was one.
     Ended(Result<bool, ResponseError>),
+    /// To who leaves a classic group.
+    Left(Result<(), ResponseError>),
 }
 
 /// A new generation, as one member sees it.

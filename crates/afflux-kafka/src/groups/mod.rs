@@ -175,20 +175,27 @@ impl Groups {
         result
     }
 
-    /// Hands the coordinator an event whose answer may come later, and waits for that.
-    async fn ask(
+    /// Hands the coordinator an event whose answer may come later.
+    fn begin(
         &self,
         event: impl FnOnce(&mut Coordinator, Token) -> Vec<Reply>,
-    ) -> Option<Answer> {
-        let answer = self.with(|inner| {
+    ) -> oneshot::Receiver<Answer> {
+        self.with(|inner| {
             inner.tokens += 1;
             let token = Token(inner.tokens);
             let (sender, receiver) = oneshot::channel();
             inner.parked.insert(token, sender);
             let replies = event(&mut inner.coordinator, token);
             (receiver, replies)
-        });
-        answer.await.ok()
+        })
+    }
+
+    /// The same, and waits for the answer.
+    async fn ask(
+        &self,
+        event: impl FnOnce(&mut Coordinator, Token) -> Vec<Reply>,
+    ) -> Option<Answer> {
+        self.begin(event).await.ok()
     }
 
     /// `JoinGroup`.
@@ -313,7 +320,7 @@ impl Groups {
     }
 
     /// `LeaveGroup`.
-    pub(crate) fn leave(
+    pub(crate) async fn leave(
         broker: &Arc<Broker>,
         context: &Context,
         request: LeaveGroupRequest,
@@ -326,22 +333,35 @@ impl Groups {
         let now = broker.env.clock.monotonic();
         let leave = |member: &StrBytes, instance: Option<&StrBytes>| {
             let (member, instance) = (shared(member), instance.map(shared));
-            broker
-                .groups
-                .with(|inner| inner.coordinator.leave(now, &group, &member, instance.as_ref()))
+            broker.groups.begin(|coordinator, token| {
+                let (left, mut replies) =
+                    coordinator.leave(now, &group, &member, instance.as_ref());
+                replies.push(Reply { to: token, answer: Answer::Left(left) });
+                replies
+            })
+        };
+        let code = async |leaving: oneshot::Receiver<Answer>| match leaving.await {
+            Ok(Answer::Left(left)) => code::number(&left),
+            _ => ResponseError::UnknownServerError.code(),
         };
         if context.version < 3 {
-            let outcome = leave(&request.member_id, None);
-            return LeaveGroupResponse::default().with_error_code(code::number(&outcome));
+            let leaving = leave(&request.member_id, None);
+            return LeaveGroupResponse::default().with_error_code(code(leaving).await);
         }
-        let members = request.members.into_iter().map(|member| {
-            let outcome = leave(&member.member_id, member.group_instance_id.as_ref());
-            MemberResponse::default()
+        // All of them at once: each waits until it is stored.
+        let leaving = request
+            .members
+            .into_iter()
+            .map(|member| (leave(&member.member_id, member.group_instance_id.as_ref()), member));
+        let mut members = Vec::new();
+        for (leaving, member) in leaving.collect::<Vec<_>>() {
+            let member = MemberResponse::default()
                 .with_member_id(member.member_id)
                 .with_group_instance_id(member.group_instance_id)
-                .with_error_code(code::number(&outcome))
-        });
-        LeaveGroupResponse::default().with_members(members.collect())
+                .with_error_code(code(leaving).await);
+            members.push(member);
+        }
+        LeaveGroupResponse::default().with_members(members)
     }
 
     /// `DescribeGroups`.

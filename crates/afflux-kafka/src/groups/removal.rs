@@ -3,7 +3,7 @@
 //! Each comes to its end, also if its client does not wait for that, and holds back commits
 //! meanwhile: what it takes back stays so.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use afflux_types::TopicPartition;
 use kafka_protocol::{
@@ -52,9 +52,13 @@ impl Groups {
             return Err(ResponseError::UnknownServerError);
         };
         let was_there = outcome?;
+        // What open transactions have committed goes, too, or it would count when they end.
         let standing: Vec<_> = {
+            let pending = broker.groups.pending.lock();
             let offsets = broker.groups.offsets.read();
-            offsets.all(group).map(|(at, _)| (group.clone(), at.clone(), None)).collect()
+            let coming = pending.all().filter(|(of, ..)| of == group).map(|(_, at, _)| at);
+            let places: BTreeSet<_> = offsets.all(group).map(|(at, _)| at).chain(coming).collect();
+            places.into_iter().map(|at| (group.clone(), at.clone(), None)).collect()
         };
         if !was_there && standing.is_empty() {
             return Err(ResponseError::GroupIdNotFound);
@@ -89,7 +93,11 @@ impl Groups {
         let mut topics = Vec::with_capacity(request.topics.len());
         {
             let inner = broker.groups.inner.lock();
+            let pending = broker.groups.pending.lock();
             let offsets = broker.groups.offsets.read();
+            let is_coming = |partition: &TopicPartition| {
+                pending.all().any(|(of, at, _)| (of, at) == (&group, partition))
+            };
             if !inner.coordinator.knows(&group) && offsets.all(&group).next().is_none() {
                 return Err(ResponseError::GroupIdNotFound);
             }
@@ -104,7 +112,9 @@ impl Groups {
                             if is_wanted {
                                 Err(ResponseError::GroupSubscribedToTopic)
                             } else {
-                                if offsets.get(&group, &partition).is_some() {
+                                if offsets.get(&group, &partition).is_some()
+                                    || is_coming(&partition)
+                                {
                                     taken_back.push((group.clone(), partition, None));
                                 }
                                 Ok(())

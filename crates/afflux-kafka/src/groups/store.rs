@@ -167,6 +167,7 @@ fn refuse(replies: &mut [Reply], error: ResponseError) {
             Answer::Synced(_) | Answer::SyncRefused(_) => Answer::SyncRefused(error),
             Answer::Beat(_) => Answer::Beat(Err((error, "The group could not be stored."))),
             Answer::Ended(_) => Answer::Ended(Err(error)),
+            Answer::Left(left) => Answer::Left(left.and(Err(error))),
         };
     }
 }

@@ -42,6 +42,8 @@ use crate::{
     transactions::Writing,
 };
 
+/// The version whose clients know that a transaction may have to be aborted.
+const ABORTABLE: i16 = 4;
 /// The version that adds the offsets to the transaction by itself.
 const ADDING: i16 = 5;
 
@@ -198,7 +200,7 @@ async fn write(
     let writing = Writing {
         id: shared(&request.transactional_id),
         is_adding: version >= ADDING,
-        knows_abortable: version >= ADDING,
+        knows_abortable: version >= ABORTABLE,
     };
     let who = Identity { id: id.0, epoch: epoch.0 };
     let (ticket, number) = take(broker, &standing, &writing, who, entry, commits)?;
@@ -226,13 +228,17 @@ fn take(
     broker.groups.with(|inner| {
         let allowed =
             if is_anonymous { Ok(()) } else { inner.coordinator.may_commit(now, standing, true) };
+        let allowed = match allowed {
+            // It is in the present generation, which is all that Kafka asks of transactions.
+            Err(ResponseError::RebalanceInProgress) => Ok(()),
+            allowed => allowed,
+        };
         let mut number = 0;
         let taken = allowed
             .map_err(|error| match error {
                 // A producer would not try again with the generation that comes, and takes what it
                 // does not know for fatal.
-                ResponseError::RebalanceInProgress
-                | ResponseError::GroupIdNotFound
+                ResponseError::GroupIdNotFound
                 | ResponseError::StaleMemberEpoch
                 | ResponseError::UnsupportedVersion => ResponseError::IllegalGeneration,
                 error => error,

@@ -46,7 +46,7 @@ impl Sequencer {
             self.wants_file = !self.deferred.is_empty();
             return out.push((ticket, Err(error)));
         }
-        self.hold(&group);
+        self.count(&group);
         let staged = matches!(group.body, Body::Staged(_)).then(|| {
             self.staged_next += 1;
             Staged { number: self.staged_next, next: (0, 0), chunks: Vec::new() }
@@ -54,9 +54,7 @@ impl Sequencer {
         self.deferred.push_back(Deferred { group, ticket, staged });
     }
 
-    /// Counts a group that is deferred.
-    fn hold(&mut self, group: &Prepared) {
-        self.in_flight_bytes += group.bytes();
+    fn count(&mut self, group: &Prepared) {
         for meta in &group.metas {
             *self.deferred_streams.entry(meta.stream).or_default() += 1;
         }
@@ -64,7 +62,6 @@ impl Sequencer {
 
     pub(super) fn undefer(&mut self) -> Option<Deferred> {
         let deferred = self.deferred.pop_front()?;
-        self.in_flight_bytes -= deferred.group.bytes();
         for meta in &deferred.group.metas {
             if let Some(count) = self.deferred_streams.get_mut(&meta.stream) {
                 *count -= 1;
@@ -129,7 +126,7 @@ impl Sequencer {
     }
 
     fn put_back(&mut self, group: Prepared, ticket: TicketSender, staged: Option<Staged>) {
-        self.hold(&group);
+        self.count(&group);
         self.deferred.push_front(Deferred { group, ticket, staged });
     }
 

@@ -1,7 +1,13 @@
 //! Ticks: where partitions ended at a cut, against a list of everything that was appended.
 
+use std::{
+    path::Path,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
 use afflux_env::sim::{Sim, SimRandom};
-use afflux_log::{EmbeddedLog, Isolation, Log};
+use afflux_log::{EmbeddedLog, Isolation, Log, LogOptions};
 use afflux_types::{Offset, Tick, TopicPartition};
 use proptest::prelude::*;
 
@@ -107,7 +113,8 @@ fn a_tick_sees_what_is_not_yet_durable() {
 #[test]
 fn a_large_group_blocks_nobody_and_keeps_its_partitions_order() {
     let sim = Sim::new(1);
-    let log = open(&sim).unwrap();
+    let options = LogOptions { in_flight_bytes_max: 10_000, ..options() };
+    let log = EmbeddedLog::open_stepped(&sim.env(), Path::new(DIR), options).unwrap();
     topic(&log, "t", 3);
     let value = "L".repeat(3000);
     let values: Vec<&str> = vec![&value; 10];
@@ -116,6 +123,8 @@ fn a_large_group_blocks_nobody_and_keeps_its_partitions_order() {
     let mut behind = log.append(&group(&[(partition("t", 1), batch(0, &["behind"]))]));
     let mut passes = 0;
     while large.poll_now().is_none() {
+        let ready = pin!(log.ready()).poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(ready, Poll::Ready(()), "others have their room");
         let mut other = log.append(&group(&[(partition("t", 2), batch(0, &["passes"]))]));
         assert!(records(&log, &partition("t", 0), Isolation::Uncommitted).is_empty());
         log.step();

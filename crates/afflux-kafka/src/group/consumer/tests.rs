@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::group::{Coordinator, Settings, Shape};
+use crate::group::{Coordinator, Join, Settings, Shape, Token};
 
 const REBALANCE: Duration = Duration::from_secs(30);
 const SESSION: Duration = Duration::from_secs(45);
@@ -275,6 +275,41 @@ fn a_static_member_keeps_its_place_while_it_is_away() {
     let mut former = World::request("a", first.epoch);
     former.instance = Some("i".into());
     assert_eq!(world.send(former), Err(ResponseError::FencedInstanceId));
+}
+
+#[test]
+fn nothing_is_left_of_a_member_whose_place_a_classic_one_takes() {
+    let mut world = World::new(&[("t", 4)]);
+    let mut join = World::request("a", 0);
+    join.instance = Some("i".into());
+    join.topics = Some(["t".into()].into());
+    join.owned = Some(Parts::new());
+    world.send(join).unwrap();
+    let mut leave = World::request("a", LEAVES_FOR_NOW);
+    leave.instance = Some("i".into());
+    world.send(leave).unwrap();
+    let subscription = Bytes::from_static(&[0, 0, 0, 0, 0, 1, 0, 1, b't', 0xff, 0xff, 0xff, 0xff]);
+    world.coordinator.join(
+        world.now,
+        Token(1),
+        Join {
+            group: "g".into(),
+            member: None,
+            instance: Some("i".into()),
+            fresh: "b".into(),
+            named_first: false,
+            can_skip: true,
+            client: "c".into(),
+            host: "/h".into(),
+            session: SESSION,
+            rebalance: REBALANCE,
+            kind: "consumer".into(),
+            protocols: vec![("range".into(), subscription)],
+        },
+    );
+    world.store();
+    assert!(world.coordinator.describe("g").is_some(), "the group is a classic one");
+    assert!(world.records.keys().all(|key| matches!(key, Key::Classic(_))), "{:?}", world.records);
 }
 
 #[test]

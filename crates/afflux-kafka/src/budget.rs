@@ -1,0 +1,205 @@
+//! What the requests and answers of all connections may take of the node's memory.
+//!
+//! A request counts twice in its life, against a half of [`Options::request_bytes_max`] each time:
+//! 1. While it comes, by the bytes that there is room for. What is only announced costs nothing, so
+//!    nobody takes room from others by words. When this half is used up, one request at a time goes on
+//!    without paying, and has to hurry: those that stand still keep no other from coming. What is
+//!    short comes without paying, so that a heartbeat waits for no record.
+//! 2. Once it is whole, by its bytes and by what its decoded elements take, until it is answered. Short
+//!    ones have a share of their own: those that wait long for an answer are short, and who waits
+//!    behind the long ones waits for the node alone.
+//!
+//! Answers of Fetch count against [`Options::answer_bytes_max`] until their clients have taken them.
+//! When that is used up they are small, and not late: nobody waits for a client that does not read.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{Options, connection::SHORT_BYTES};
+
+/// In what all is counted.
+const UNIT_BYTES: usize = 1 << 10;
+/// What an element of a request takes once it is decoded, about.
+const ELEMENT_BYTES: usize = 64;
+/// What an answer may have if there is room for none.
+const ANSWER_BYTES_MIN: usize = 128 << 10;
+/// How long who comes without paying may take, beside a second for so many bytes.
+const HURRY: Duration = Duration::from_secs(1);
+const HURRIED_BYTES: usize = 1 << 20;
+
+/// A part of it, given back when it is dropped.
+pub(crate) type Paid = OwnedSemaphorePermit;
+
+#[derive(Debug)]
+pub(crate) struct Budget {
+    coming: Arc<Semaphore>,
+    /// The one that comes without paying has it.
+    turn: Arc<Semaphore>,
+    short: Arc<Semaphore>,
+    long: Arc<Semaphore>,
+    /// Of each of these.
+    share: usize,
+    answers: Arc<Semaphore>,
+}
+
+fn units(bytes: usize) -> usize {
+    bytes.div_ceil(UNIT_BYTES)
+}
+
+impl Budget {
+    pub(crate) fn new(options: &Options) -> Self {
+        let room = |bytes| Arc::new(Semaphore::new(units(bytes).min(Semaphore::MAX_PERMITS)));
+        let share = options.request_bytes_max / 4;
+        Self {
+            coming: room(2 * share),
+            turn: Arc::new(Semaphore::new(1)),
+            short: room(share),
+            long: room(share),
+            share: units(share),
+            answers: room(options.answer_bytes_max),
+        }
+    }
+
+    /// Begins to count a request that comes.
+    pub(crate) fn coming(&self) -> Coming<'_> {
+        Coming { budget: self, bytes: 0, paid: None, turn: None }
+    }
+
+    /// Waits until there is room for a whole request. One that is larger than all takes all.
+    pub(crate) async fn whole(&self, bytes: usize, elements: usize) -> Option<Paid> {
+        let bytes = bytes + elements * ELEMENT_BYTES;
+        let share = Arc::clone(if bytes <= SHORT_BYTES { &self.short } else { &self.long });
+        let cost = units(bytes).clamp(1, self.share.max(1));
+        // Nobody ever closes it.
+        share.acquire_many_owned(u32::try_from(cost).unwrap_or(u32::MAX)).await.ok()
+    }
+
+    /// How large an answer may be of which so much is wanted, and its part.
+    pub(crate) fn answer(&self, wanted: usize) -> (usize, Option<Paid>) {
+        let cost = units(wanted).min(self.answers.available_permits());
+        let answers = Arc::clone(&self.answers);
+        let paid = answers.try_acquire_many_owned(u32::try_from(cost).unwrap_or(u32::MAX)).ok();
+        let room = paid.as_ref().map_or(0, |paid| paid.num_permits() * UNIT_BYTES);
+        (wanted.min(room.max(ANSWER_BYTES_MIN)), paid)
+    }
+}
+
+/// Gives back what was paid for more than this.
+pub(crate) fn refund(paid: &mut Option<Paid>, bytes: usize) {
+    if let Some(paid) = paid {
+        drop(paid.split(paid.num_permits().saturating_sub(units(bytes))));
+    }
+}
+
+/// A request that comes.
+pub(crate) struct Coming<'a> {
+    budget: &'a Budget,
+    bytes: usize,
+    paid: Option<Paid>,
+    turn: Option<Paid>,
+}
+
+impl Coming<'_> {
+    /// Waits until so much of a request may be there. If the rest of it has to hurry from now on:
+    /// how long it may take.
+    pub(crate) async fn room(&mut self, bytes: usize, length: usize) -> Option<Duration> {
+        if length <= SHORT_BYTES || bytes <= self.bytes || self.turn.is_some() {
+            return None;
+        }
+        let more = units(bytes) - units(self.bytes);
+        let (coming, turn) = (Arc::clone(&self.budget.coming), Arc::clone(&self.budget.turn));
+        let coming = coming.acquire_many_owned(u32::try_from(more).unwrap_or(u32::MAX));
+        tokio::select! {
+            biased;
+            Ok(more) = coming => match &mut self.paid {
+                Some(paid) => paid.merge(more),
+                paid => *paid = Some(more),
+            },
+            Ok(turn) = turn.acquire_owned() => {
+                self.turn = Some(turn);
+                let missing = (length - self.bytes).div_ceil(HURRIED_BYTES);
+                return Some(HURRY + Duration::from_secs(missing as u64));
+            }
+        }
+        self.bytes = bytes;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn budget(requests: usize, answers: usize) -> Budget {
+        let options = Options {
+            request_bytes_max: requests,
+            answer_bytes_max: answers,
+            ..Options::default()
+        };
+        Budget::new(&options)
+    }
+
+    fn poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[tokio::test]
+    async fn who_stands_still_keeps_one_other_at_a_time_from_nothing() {
+        let budget = budget(8 * MIB, 0);
+        let mut still = [(); 4].map(|()| budget.coming());
+        for one in &mut still {
+            assert_eq!(one.room(MIB, 100 * MIB).await, None);
+        }
+        // One goes on, and has to hurry.
+        let mut first = budget.coming();
+        let hurry = first.room(MIB, 5 * MIB).await;
+        assert_eq!(hurry, Some(Duration::from_secs(6)));
+        assert_eq!(first.room(4 * MIB, 5 * MIB).await, None);
+        // The next waits for it, and for nobody else.
+        let mut second = budget.coming();
+        {
+            let mut waits = std::pin::pin!(second.room(MIB, 2 * MIB));
+            assert!(poll(waits.as_mut()).is_pending());
+            drop(first);
+            assert_eq!(poll(waits.as_mut()), Poll::Ready(Some(Duration::from_secs(3))));
+        }
+        // A short one pays nothing.
+        assert_eq!(budget.coming().room(SHORT_BYTES, SHORT_BYTES).await, None);
+        drop(still);
+        drop(second);
+        assert_eq!(budget.coming.available_permits(), units(4 * MIB));
+        assert_eq!(budget.turn.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_whole_counts_until_it_is_answered() {
+        let budget = budget(4 * MIB, 0);
+        let all = budget.whole(10 * MIB, 0).await.unwrap();
+        let mut next = std::pin::pin!(budget.whole(1, 2_000));
+        assert!(poll(next.as_mut()).is_pending());
+        // A short one does not wait for long ones.
+        assert!(budget.whole(1, 100).await.is_some());
+        drop(all);
+        let next = next.await.unwrap();
+        assert_eq!(next.num_permits(), units(1 + 2_000 * ELEMENT_BYTES));
+    }
+
+    #[test]
+    fn answers_get_smaller_and_do_not_wait() {
+        let budget = budget(0, MIB);
+        let (large, mut paid) = budget.answer(MIB - 10);
+        assert_eq!(large, MIB - 10);
+        let (small, nothing) = budget.answer(MIB);
+        assert_eq!((small, nothing.unwrap().num_permits()), (ANSWER_BYTES_MIN, 0));
+        refund(&mut paid, 300 << 10);
+        let (rest, _paid) = budget.answer(MIB);
+        assert_eq!(rest, MIB - (300 << 10));
+        refund(&mut paid, 0);
+        assert_eq!(budget.answer(10).0, 10);
+    }
+}
