@@ -1,10 +1,10 @@
 //! What all connections share, and who answers which request.
 
-use std::{collections::HashSet, hash::Hash, net::SocketAddr, sync::Arc};
+use std::{cmp::Ordering, collections::HashSet, hash::Hash, net::SocketAddr, sync::Arc};
 
 use afflux_env::{Env, network::BoxFuture};
-use afflux_log::{EmbeddedLog, Topic};
-use afflux_types::{TopicId, TopicName};
+use afflux_log::{EmbeddedLog, Log as _, Topic};
+use afflux_types::{LeaderEpoch, TopicId, TopicName};
 use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
@@ -264,6 +264,23 @@ fn api_versions(version: i16, error: Option<ResponseError>) -> ApiVersionsRespon
 }
 
 impl Broker {
+    /// The leader epoch that answers carry.
+    pub(crate) fn leader_epoch(&self) -> i32 {
+        let LeaderEpoch(epoch) = self.log.leader_epoch();
+        epoch
+    }
+
+    /// Refuses who thinks that it is another epoch (KIP-320): it has to look where things are now, and
+    /// whether what it has read still stands there. -1 thinks nothing.
+    pub(crate) fn check_epoch(&self, current: i32) -> Result<(), ResponseError> {
+        match current.cmp(&self.leader_epoch()) {
+            _ if current == -1 => Ok(()),
+            Ordering::Equal => Ok(()),
+            Ordering::Less => Err(ResponseError::FencedLeaderEpoch),
+            Ordering::Greater => Err(ResponseError::UnknownLeaderEpoch),
+        }
+    }
+
     /// Waits until the node stops.
     pub(crate) async fn stopping(&self) {
         // Nobody gets in: this ends with the semaphore alone.
@@ -337,6 +354,14 @@ pub(crate) fn once<T, K: Eq + Hash>(
 pub(crate) fn repeated<T: Clone + Eq + Hash>(named: impl Iterator<Item = T>) -> HashSet<T> {
     let mut seen = HashSet::new();
     named.filter(|one| !seen.insert(one.clone())).collect()
+}
+
+/// Runs to its end, whether or not its client waits for it: what was begun has to be settled.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    task: impl Future<Output = T> + Send + 'static,
+) -> T {
+    let task = tokio::spawn(task);
+    task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// Does what blocks where that holds nobody up. With a log that is stepped it takes its turn among

@@ -2,15 +2,14 @@
 //!
 //! 1. The reader cuts frames off the byte stream. A frame's length is checked before anything is
 //!    reserved for it, and room is reserved as its bytes arrive, in memory that is lent
-//!    ([`crate::buffers`]). An answer that is waited for holds nothing of its request's frame, or
-//!    the memory could not be used for the next: small frames are copied, and large requests keep
-//!    nothing of theirs.
+//!    ([`crate::buffers`]). Small frames are copied out of it, so that the memory can be used for the
+//!    next while an answer is waited for; a large one that keeps something of its frame keeps it all.
 //! 2. A frame is paid for from the node's [`crate::budget`] as its bytes arrive, and as a whole once it
 //!    is there, for what has come of it takes memory too; while that is used up, nothing more is read,
 //!    and the client feels it. So does who produces while the log's own queue is full.
-//! 3. Each request is begun in the order in which it came (a produce request is in the log's
-//!    hands then) and queued, at most [`IN_FLIGHT_MAX`] of them.
-//! 4. The writer answers in the same order, each answer once it is there; those that are there at
+//! 3. A produce request is in the log's hands as soon as it was read, each other one is begun when
+//!    those before it have their answers: at most [`IN_FLIGHT_MAX`] are queued.
+//! 4. The writer answers in the order of requests, each answer once it is there; those that are there at
 //!    the same time are written at once. A client that takes nothing of its answer for
 //!    [`crate::Options::stall_max`], or less of it than [`TAKEN_BYTES`] a second all in all, is
 //!    disconnected.

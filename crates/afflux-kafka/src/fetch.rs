@@ -19,7 +19,6 @@ use kafka_protocol::{ResponseError, messages::FetchRequest, protocol::StrBytes};
 use crate::{
     broker::{Broker, Context, blocking},
     budget, code, list_offsets,
-    produce::check_epoch,
     wire::Answer,
 };
 
@@ -124,7 +123,7 @@ fn resolve(broker: &Broker, context: &Context, request: FetchRequest) -> Vec<Wan
                 Some(topic) => Ok(TopicPartition::new(topic.name.clone(), partition.partition)),
                 None => Err(unknown),
             },
-            epoch: check_epoch(broker, partition.current_leader_epoch),
+            epoch: broker.check_epoch(partition.current_leader_epoch),
             from: Offset(partition.fetch_offset),
             bytes_max: usize::try_from(partition.partition_max_bytes).unwrap_or(0),
         });

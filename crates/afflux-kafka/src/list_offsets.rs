@@ -16,7 +16,6 @@ use crate::{
     broker::{Broker, Context, blocking, once, repeated},
     code,
     fetch::end,
-    produce::{check_epoch, leader_epoch},
 };
 
 /// Instead of a time: the end.
@@ -37,7 +36,7 @@ pub(crate) async fn answer(
     request: ListOffsetsRequest,
 ) -> ListOffsetsResponse {
     let isolation = isolation(request.isolation_level);
-    let epoch = if context.version >= 4 { leader_epoch(broker) } else { -1 };
+    let epoch = if context.version >= 4 { broker.leader_epoch() } else { -1 };
     let mut topics = Vec::with_capacity(request.topics.len());
     for asked in request.topics {
         let topic = broker.topic(&asked.name);
@@ -49,7 +48,7 @@ pub(crate) async fn answer(
                 None => Err(ResponseError::UnknownTopicOrPartition),
                 Some(topic) => {
                     let partition = TopicPartition::new(topic.name.clone(), at.partition_index);
-                    let epoch = check_epoch(broker, at.current_leader_epoch);
+                    let epoch = broker.check_epoch(at.current_leader_epoch);
                     let wanted = (at.timestamp, epoch);
                     find(&broker.log, partition, wanted, isolation).await
                 }

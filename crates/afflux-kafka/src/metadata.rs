@@ -28,7 +28,6 @@ use crate::{
     access,
     broker::{Broker, Context, NODE, blocking, check_changeable, is_internal, text, wire_name},
     code,
-    produce::leader_epoch,
 };
 
 /// Keys of `FindCoordinator` that are groups' names.
@@ -143,7 +142,7 @@ async fn make(broker: &Arc<Broker>, name: TopicName) -> Result<Arc<Topic>, Respo
 }
 
 fn describe(broker: &Broker, topic: &Topic) -> MetadataResponseTopic {
-    let epoch = leader_epoch(broker);
+    let epoch = broker.leader_epoch();
     let partitions = (0..topic.partitions).map(|index| {
         MetadataResponsePartition::default()
             .with_partition_index(index)
@@ -183,7 +182,7 @@ pub(crate) fn describe_partitions(
         return DescribeTopicPartitionsResponse::default().with_topics(refused.collect());
     }
     let mut room = request.response_partition_limit.clamp(1, PAGE_PARTITIONS_MAX);
-    let epoch = leader_epoch(broker);
+    let epoch = broker.leader_epoch();
     let mut response = DescribeTopicPartitionsResponse::default();
     for name in named.range(first.clone()..) {
         let from = if *name == first { from } else { 0 };

@@ -27,9 +27,7 @@ use kafka_protocol::{
 
 use crate::{
     broker::{Broker, Context, Refusal, blocking, once, repeated, text, wire_name},
-    code,
-    produce::check_epoch,
-    replicas,
+    code, replicas,
 };
 
 /// Instead of an offset: all that is durable.
@@ -196,7 +194,7 @@ async fn epoch_end(
 ) -> Result<Option<EpochEnd>, ResponseError> {
     let topic = topic.ok_or(ResponseError::UnknownTopicOrPartition)?;
     let partition = TopicPartition::new(topic.name.clone(), index);
-    check_epoch(broker, current)?;
+    broker.check_epoch(current)?;
     // What is asked of the past reads the disk.
     match blocking(&broker.log, move |log| log.epoch_end(&partition, LeaderEpoch(asked))).await {
         Ok(found) => found.map_err(|error| code::of_read(&error)),

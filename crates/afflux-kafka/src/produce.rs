@@ -7,11 +7,11 @@
 //! waits for its tickets alone, so that many requests of one connection share a sync. It keeps
 //! nothing of the request, whose memory is read into again (`connection`).
 
-use std::{cmp::Ordering, sync::Arc};
+use std::sync::Arc;
 
 use afflux_log::{Entry, Log as _, Ticket, TicketSender, Topic};
 use afflux_record::batch;
-use afflux_types::{LeaderEpoch, Timestamp, TopicPartition};
+use afflux_types::{Timestamp, TopicPartition};
 use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
@@ -219,21 +219,4 @@ fn record_error((place, reason): &(i32, String)) -> BatchIndexAndErrorMessage {
     BatchIndexAndErrorMessage::default()
         .with_batch_index(*place)
         .with_batch_index_error_message(Some(text(reason)))
-}
-
-/// The leader epoch that answers carry.
-pub(crate) fn leader_epoch(broker: &Broker) -> i32 {
-    let LeaderEpoch(epoch) = broker.log.leader_epoch();
-    epoch
-}
-
-/// Refuses who thinks that it is another epoch (KIP-320): it has to look where things are now, and
-/// whether what it has read still stands there. -1 thinks nothing.
-pub(crate) fn check_epoch(broker: &Broker, current: i32) -> Result<(), ResponseError> {
-    match current.cmp(&leader_epoch(broker)) {
-        _ if current == -1 => Ok(()),
-        Ordering::Equal => Ok(()),
-        Ordering::Less => Err(ResponseError::FencedLeaderEpoch),
-        Ordering::Greater => Err(ResponseError::UnknownLeaderEpoch),
-    }
 }

@@ -21,7 +21,8 @@ use kafka_protocol::{
 
 use crate::{
     broker::{
-        Broker, Context, Refusal, blocking, check_changeable, once, repeated, text, wire_name,
+        Broker, Context, Refusal, blocking, check_changeable, once, repeated, text, to_its_end,
+        wire_name,
     },
     code,
     configs::{SOURCE_DEFAULT, SOURCE_TOPIC, of_setting},
@@ -201,7 +202,7 @@ pub(crate) async fn delete(
 async fn delete_one(broker: &Arc<Broker>, topic: &Topic) -> Result<(), Refusal> {
     check_changeable(&topic.name)?;
     let (broker, name, id) = (Arc::clone(broker), topic.name.clone(), topic.id);
-    let deleting = tokio::spawn(async move {
+    to_its_end(async move {
         let _held = broker.groups.hold_commits().await;
         // Another may have deleted it meanwhile, and made one of its name.
         if broker.log.topic_by_id(id).is_none() {
@@ -216,6 +217,6 @@ async fn delete_one(broker: &Arc<Broker>, topic: &Topic) -> Result<(), Refusal> 
         }
         Groups::forget_topic(&broker, &name).await;
         Ok(())
-    });
-    deleting.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    })
+    .await
 }

@@ -97,12 +97,13 @@ impl Group {
     }
 }
 
-/// What a member of a group is told that there is not.
-fn no_group(id: &str) -> ResponseError {
+/// What a member of a classic group is told that there is not.
+fn no_classic_group(id: &str) -> ResponseError {
     if id.is_empty() { ResponseError::InvalidGroupId } else { ResponseError::UnknownMemberId }
 }
 
-const NO_GROUP: Refusal = (ResponseError::GroupIdNotFound, "There is no such consumer group.");
+const NO_CONSUMER_GROUP: Refusal =
+    (ResponseError::GroupIdNotFound, "There is no such consumer group.");
 
 impl Coordinator {
     /// No groups yet.
@@ -237,7 +238,7 @@ impl Coordinator {
     pub(crate) fn sync(&mut self, now: Duration, token: Token, sync: Sync) -> Vec<Reply> {
         let id = sync.standing.group.clone();
         if !self.groups.contains_key(&id) {
-            let answer = Answer::SyncRefused(no_group(&id));
+            let answer = Answer::SyncRefused(no_classic_group(&id));
             return vec![Reply { to: token, answer }];
         }
         let (settings, topics) = (self.settings.clone(), Arc::clone(&self.topics));
@@ -257,7 +258,7 @@ impl Coordinator {
         standing: &Standing,
     ) -> Result<(), ResponseError> {
         let entry = self.groups.get_mut(&standing.group);
-        let outcome = match &mut entry.ok_or_else(|| no_group(&standing.group))?.group {
+        let outcome = match &mut entry.ok_or_else(|| no_classic_group(&standing.group))?.group {
             Group::Classic(group) => group.heartbeat(now, standing),
             Group::Consumer(group) => group.heartbeat_classic(now, standing),
         };
@@ -314,11 +315,11 @@ impl Coordinator {
             self.end_empty(&id, |group| matches!(group, Group::Classic(_)));
             self.go_up(now, &id, replies)?;
         }
-        let group = self.consumer(&id).ok_or(NO_GROUP)?;
+        let group = self.consumer(&id).ok_or(NO_CONSUMER_GROUP)?;
         if heartbeat.epoch <= LEAVES {
             let left = group.leave(&heartbeat)?;
             let epoch = heartbeat.epoch;
-            return Ok(Beat { member: left.member, epoch, assigned: None });
+            return Ok(Beat { member: left, epoch, assigned: None });
         }
         group.heartbeat(now, heartbeat, &settings, &*topics)
     }
@@ -381,9 +382,7 @@ impl Coordinator {
             }
             replies.extend(self.with(&id, |group, replies| match group {
                 Group::Classic(group) => group.tick(now, replies),
-                Group::Consumer(group) => {
-                    group.tick(now);
-                }
+                Group::Consumer(group) => group.tick(now),
             }));
             self.go_down_if_due(now, &id, &mut replies);
             // A group that wants to be woken in the past would spin here.

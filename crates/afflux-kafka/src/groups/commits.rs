@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     StartError,
-    broker::{Broker, Context, OFFSETS_TOPIC, blocking, text},
+    broker::{Broker, Context, OFFSETS_TOPIC, blocking, text, to_its_end},
     code,
     group::{
         GroupId, Standing,
@@ -53,9 +53,7 @@ impl Groups {
         request: OffsetCommitRequest,
     ) -> OffsetCommitResponse {
         let (broker, is_modern) = (Arc::clone(broker), context.version >= 9);
-        let committing =
-            tokio::spawn(async move { Self::commit_whole(&broker, is_modern, request).await });
-        committing.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        to_its_end(async move { Self::commit_whole(&broker, is_modern, request).await }).await
     }
 
     async fn commit_whole(

@@ -472,6 +472,9 @@ fn none_since(context: &Context, version: i16) -> Option<StrBytes> {
     (context.version < version).then(StrBytes::new)
 }
 
+/// The most of a client's name that its members' names begin with.
+const NAME_BYTES_MAX: usize = 255;
+
 /// A name for a member that has none: what the client calls itself, and what nobody else has.
 fn fresh_member(broker: &Broker, client: &str) -> Arc<str> {
     let random = &broker.env.random;
@@ -479,7 +482,7 @@ fn fresh_member(broker: &Broker, client: &str) -> Arc<str> {
         (u128::from(random.next_u64()) << 64 | u128::from(random.next_u64())).to_be_bytes(),
     )
     .into_uuid();
-    format!("{client}-{id}").into()
+    format!("{}-{id}", &client[..client.floor_char_boundary(NAME_BYTES_MAX)]).into()
 }
 
 /// A string that outlives the request without keeping its bytes.

@@ -17,7 +17,7 @@ use kafka_protocol::{
 
 use super::{Groups, shared};
 use crate::{
-    broker::{Broker, Context, once},
+    broker::{Broker, Context, once, to_its_end},
     code,
     group::{Answer, GroupId},
 };
@@ -32,10 +32,8 @@ impl Groups {
         let mut results = Vec::with_capacity(request.groups_names.len());
         for id in once(request.groups_names, Clone::clone) {
             let (broker, group) = (Arc::clone(broker), shared(&id));
-            let deleting = tokio::spawn(async move { Self::delete_one(&broker, &group).await });
-            let outcome = deleting
-                .await
-                .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            let deleting = async move { Self::delete_one(&broker, &group).await };
+            let outcome = to_its_end(deleting).await;
             results.push(
                 DeletableGroupResult::default()
                     .with_group_id(id)
@@ -73,9 +71,8 @@ impl Groups {
         request: OffsetDeleteRequest,
     ) -> OffsetDeleteResponse {
         let broker = Arc::clone(broker);
-        let deleting = tokio::spawn(async move { Self::delete_some(&broker, request).await });
-        let outcome =
-            deleting.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        let deleting = async move { Self::delete_some(&broker, request).await };
+        let outcome = to_its_end(deleting).await;
         outcome
             .unwrap_or_else(|error| OffsetDeleteResponse::default().with_error_code(error.code()))
     }

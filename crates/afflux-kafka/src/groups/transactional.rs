@@ -31,7 +31,7 @@ use super::{
     shared,
 };
 use crate::{
-    broker::{Broker, Context},
+    broker::{Broker, Context, to_its_end},
     code,
     group::{
         GroupId, Standing,
@@ -138,7 +138,7 @@ impl Groups {
         request: TxnOffsetCommitRequest,
     ) -> TxnOffsetCommitResponse {
         let (broker, version) = (Arc::clone(broker), context.version);
-        let committing = tokio::spawn(async move {
+        to_its_end(async move {
             let topics = request.topics.iter().map(|topic| {
                 let partitions = topic.partitions.iter().map(|at| Asked {
                     index: at.partition_index,
@@ -151,8 +151,8 @@ impl Groups {
             let (commits, checked) = check(&broker, &shared(&request.group_id), None, topics);
             let written = write(&broker, version, &request, &commits).await;
             answer(request, checked, written)
-        });
-        committing.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        })
+        .await
     }
 
     /// A transaction has ended: `at` is where its marker lies, if it had committed any offsets.

@@ -21,7 +21,7 @@ use kafka_protocol::{
 
 use super::{Departed, Transactions, append_state, depart, now, of_state, settle};
 use crate::{
-    broker::{Broker, Context, blocking},
+    broker::{Broker, Context, blocking, to_its_end},
     code,
     groups::{Groups, offsets_partition},
     transaction::{EPOCH_BUMP, Ending, Identity, Init, TransactionalId},
@@ -96,7 +96,7 @@ impl Transactions {
         request: InitProducerIdRequest,
     ) -> InitProducerIdResponse {
         let (broker, version) = (Arc::clone(broker), context.version);
-        let outcome = whole(async move { init(&broker, request).await }).await;
+        let outcome = to_its_end(async move { init(&broker, request).await }).await;
         let response = InitProducerIdResponse::default();
         match outcome {
             Ok(who) => {
@@ -159,7 +159,7 @@ impl Transactions {
         request: EndTxnRequest,
     ) -> EndTxnResponse {
         let (broker, version) = (Arc::clone(broker), context.version);
-        let outcome = whole(async move { end(&broker, version, request).await }).await;
+        let outcome = to_its_end(async move { end(&broker, version, request).await }).await;
         let response = EndTxnResponse::default();
         match outcome {
             Ok(who) if version >= BUMPING_END => {
@@ -172,12 +172,6 @@ impl Transactions {
                 .with_producer_epoch(-1),
         }
     }
-}
-
-/// Runs to the end, whether or not its client waits for it: what was begun has to be settled.
-pub(super) async fn whole<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> T {
-    let task = tokio::spawn(task);
-    task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// Older clients know another word for it.

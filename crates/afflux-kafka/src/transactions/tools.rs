@@ -22,9 +22,9 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 
-use super::{Transactions, depart, mark, now, producers::whole, settle};
+use super::{Transactions, depart, mark, now, settle};
 use crate::{
-    broker::{Broker, Context, text},
+    broker::{Broker, Context, text, to_its_end},
     code,
     group::consumer::compile,
     transaction::{Facts, Identity},
@@ -136,7 +136,7 @@ impl Transactions {
         request: WriteTxnMarkersRequest,
     ) -> WriteTxnMarkersResponse {
         let broker = Arc::clone(broker);
-        whole(async move {
+        to_its_end(async move {
             let mut results = Vec::with_capacity(request.markers.len());
             for asked in request.markers {
                 let who = Identity { id: asked.producer_id.0, epoch: asked.producer_epoch };

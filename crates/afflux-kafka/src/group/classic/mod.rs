@@ -262,7 +262,7 @@ impl Group {
         };
         self.renew(now, &id, join);
         if repeats {
-            let answer = self.joined(&id);
+            let answer = Answer::Joined(self.joined(&id));
             replies.push(Reply { to: token, answer });
             return;
         }

@@ -99,7 +99,7 @@ impl Group {
             })
             .collect();
         for (id, to) in waiting {
-            replies.push(Reply { to, answer: self.joined(&id) });
+            replies.push(Reply { to, answer: Answer::Joined(self.joined(&id)) });
         }
     }
 
@@ -124,7 +124,7 @@ impl Group {
     /// Whoever leads is told so, but not to assign; clients that can not be told that (before
     /// version 9) are told that somebody else leads: their former self.
     pub(super) fn rejoined(&self, id: &MemberId, former: Option<MemberId>) -> Answer {
-        let Answer::Joined(mut joined) = self.joined(id) else { return self.joined(id) };
+        let mut joined = self.joined(id);
         joined.skip = joined.leader == *id && former.is_none();
         if let Some(former) = former {
             joined.leader = former;
@@ -134,7 +134,7 @@ impl Group {
     }
 
     /// The answer to a join in the present generation.
-    pub(super) fn joined(&self, id: &MemberId) -> Answer {
+    pub(super) fn joined(&self, id: &MemberId) -> Joined {
         let protocol = self.protocol.clone().unwrap_or_else(|| "".into());
         let leader = self.leader.clone().unwrap_or_else(|| id.clone());
         let members = if leader == *id {
@@ -149,7 +149,7 @@ impl Group {
         } else {
             Vec::new()
         };
-        Answer::Joined(Joined {
+        Joined {
             generation: self.generation,
             kind: self.kind(),
             protocol,
@@ -157,7 +157,7 @@ impl Group {
             member: id.clone(),
             members,
             skip: false,
-        })
+        }
     }
 
     /// The answer to a sync in the present generation.

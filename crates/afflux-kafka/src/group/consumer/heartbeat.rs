@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use kafka_protocol::ResponseError;
 
-use super::{Group, LeaveOutcome, Member, Refusal, assignor, compile, said_bytes};
+use super::{Group, Member, Refusal, assignor, compile, said_bytes};
 use crate::group::{GroupId, MemberId, Parts, Settings, Topics, records::Key};
 
 /// The epoch of a member that leaves.
@@ -177,7 +177,7 @@ impl Group {
     }
 
     /// A member leaves; a static one perhaps just for now.
-    pub(crate) fn leave(&mut self, heartbeat: &Heartbeat) -> Result<LeaveOutcome, Refusal> {
+    pub(crate) fn leave(&mut self, heartbeat: &Heartbeat) -> Result<MemberId, Refusal> {
         const UNKNOWN: Refusal =
             (ResponseError::UnknownMemberId, "The member is not a member of the group.");
         let id = match &heartbeat.instance {
@@ -196,7 +196,7 @@ impl Group {
         };
         if heartbeat.epoch == LEAVES {
             self.remove(&id);
-            return Ok(LeaveOutcome { member: id, for_good: true });
+            return Ok(id);
         }
         if let Some(member) = self.members.get_mut(&id) {
             member.epoch = LEAVES_FOR_NOW;
@@ -206,7 +206,7 @@ impl Group {
             }
             self.changed.insert(Key::Current(self.id.clone(), id.clone()));
         }
-        Ok(LeaveOutcome { member: id, for_good: false })
+        Ok(id)
     }
 
     /// A member without a configured name, if it is known; an error if it can not be it.
@@ -285,14 +285,14 @@ impl Group {
             member.epoch = 0;
             member.previous = 0;
         }
-        let no_text = |text: &Arc<str>| !text.is_empty();
+        let has_text = |text: &Arc<str>| !text.is_empty();
         member.instance = heartbeat.instance.or(member.instance);
         member.rack = heartbeat.rack.or(member.rack);
         member.rebalance = heartbeat.rebalance.unwrap_or(member.rebalance);
         member.assignor = heartbeat.assignor.or(member.assignor);
         member.topics = heartbeat.topics.unwrap_or(member.topics);
         if let Some(expression) = heartbeat.expression {
-            member.expression = Some(expression).filter(no_text);
+            member.expression = Some(expression).filter(has_text);
         }
         member.client = heartbeat.client;
         member.host = heartbeat.host;

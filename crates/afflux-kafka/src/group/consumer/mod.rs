@@ -149,14 +149,6 @@ pub(crate) enum Progress {
     Unreleased,
 }
 
-/// Who has left.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LeaveOutcome {
-    pub(crate) member: MemberId,
-    /// Else it is a static member that will be back.
-    pub(crate) for_good: bool,
-}
-
 /// Where a group stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -273,9 +265,8 @@ impl Group {
         members.map(|member| member.due.map_or(member.expires, |due| due.min(member.expires))).min()
     }
 
-    /// Takes out who was not heard of, or did not do in time what it was told to. Whether there
-    /// was anybody.
-    pub(crate) fn tick(&mut self, now: Duration) -> bool {
+    /// Takes out who was not heard of, or did not do in time what it was told to.
+    pub(crate) fn tick(&mut self, now: Duration) {
         let late =
             |member: &Member| member.expires <= now || member.due.is_some_and(|due| due <= now);
         let out: Vec<MemberId> = self
@@ -287,7 +278,6 @@ impl Group {
         for id in &out {
             self.remove(id);
         }
-        !out.is_empty()
     }
 
     /// Takes a member out. What it held is free, and is given to others when they are heard of.
