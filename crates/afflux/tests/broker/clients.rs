@@ -1,4 +1,6 @@
-//! Clients that go on whatever happens to the node, and write down what they were told.
+//! Clients that go on whatever happens to the node, and write down what they were told, as the
+//! simulator's clients do (`history`). Both topics are one there: the partitions of the second come
+//! behind those of the first.
 //!
 //! - [`Producer`]: idempotent, numbers its records, keeps a few under way.
 //! - [`Transactions`]: writes one record to each partition of a topic in one transaction; every
@@ -7,10 +9,10 @@
 //!   when it has seen the last record of each partition, which [`Consumer::end`] writes.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Condvar, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -27,7 +29,10 @@ use rdkafka::{
     },
 };
 
-use super::TEXT;
+use super::{
+    TEXT,
+    history::{Batch, Commit, Found, Look, Moment, Outcome, Poll, STEADY, Transaction},
+};
 
 /// The topic of the plain producers.
 pub(crate) const PLAIN: &str = "plain";
@@ -35,6 +40,8 @@ pub(crate) const PLAIN: &str = "plain";
 pub(crate) const PAIRS: &str = "pairs";
 /// The last record of each partition of the transactions' topic.
 pub(crate) const LAST: &str = "the last one";
+/// The group that reads them. Its name is in what is written for it.
+const GROUP: &str = "killed-group";
 /// Partitions of each.
 pub(crate) const PARTITIONS: i32 = 3;
 /// Records that a producer has under way at most.
@@ -42,11 +49,17 @@ const UNDER_WAY: u64 = 10;
 const PATIENCE: Duration = Duration::from_mins(2);
 const POLL: Duration = Duration::from_millis(10);
 
+/// Where a partition is in a history.
+fn place(topic: &str, partition: i32) -> i32 {
+    if topic == PAIRS { PARTITIONS + partition } else { partition }
+}
+
 /// What clients have been told so far, for who waits for it.
 #[derive(Default)]
 pub(crate) struct Progress {
     counts: Mutex<Counts>,
     changed: Condvar,
+    moments: AtomicU64,
 }
 
 #[derive(Default)]
@@ -56,6 +69,11 @@ struct Counts {
 }
 
 impl Progress {
+    /// A point in the order of what all clients do.
+    fn moment(&self) -> Moment {
+        self.moments.fetch_add(1, Ordering::SeqCst)
+    }
+
     fn sent(&self) {
         self.counts.lock().expect("no panic").sent += 1;
         self.changed.notify_all();
@@ -128,16 +146,6 @@ impl Placed {
     }
 }
 
-/// What a plain producer was told.
-pub(crate) struct Produced {
-    /// Its number.
-    pub(crate) number: u32,
-    /// How many records it sent.
-    pub(crate) sent: u64,
-    /// What was acknowledged.
-    pub(crate) acknowledged: Vec<Placed>,
-}
-
 struct Deliveries {
     placed: Mutex<Vec<Placed>>,
     progress: Arc<Progress>,
@@ -154,15 +162,15 @@ impl ProducerContext for Deliveries {
     }
 }
 
-/// An idempotent producer at work.
+/// An idempotent producer at work. Each record counts as a batch of its own.
 pub(crate) struct Producer {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Produced>,
+    thread: JoinHandle<Vec<Batch>>,
 }
 
 impl Producer {
     /// Starts it.
-    pub(crate) fn start(address: &str, number: u32, progress: &Arc<Progress>) -> Self {
+    pub(crate) fn start(address: &str, number: usize, progress: &Arc<Progress>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, progress) = (stop.clone(), progress.clone());
         let deliveries = Deliveries { placed: Mutex::default(), progress: progress.clone() };
@@ -173,46 +181,46 @@ impl Producer {
             .create_with_context(deliveries)
             .expect("a client");
         let thread = std::thread::spawn(move || {
-            let mut sent = 0;
+            let mut sent: Vec<(String, i32)> = Vec::new();
             while !stopped.load(Ordering::SeqCst) {
                 if producer.in_flight_count() as u64 >= UNDER_WAY {
                     producer.poll(POLL);
                     continue;
                 }
-                let value = format!("{TEXT}-{number}-{sent}");
-                let partition = (sent % PARTITIONS as u64) as i32;
+                let value = format!("{TEXT}-{number}-{}", sent.len());
+                let partition = sent.len() as i32 % PARTITIONS;
                 let record = BaseRecord::<(), str, ()>::to(PLAIN).partition(partition);
                 producer.send(record.payload(&value)).map_err(|(error, _)| error).expect("room");
-                sent += 1;
+                sent.push((value, partition));
                 progress.sent();
                 producer.poll(Duration::ZERO);
             }
             producer.flush(PATIENCE).expect("all is acknowledged");
-            let acknowledged = producer.context().placed.lock().expect("no panic").clone();
-            Produced { number, sent, acknowledged }
+            let placed = producer.context().placed.lock().expect("no panic");
+            let offsets: HashMap<_, _> = placed.iter().map(|it| (&it.value, it.offset)).collect();
+            let batches = sent.into_iter().map(|(value, partition)| Batch {
+                producer: number,
+                topic: STEADY,
+                partition: place(PLAIN, partition),
+                outcome: Outcome::Done(Some(offsets[&value])),
+                values: vec![value],
+            });
+            batches.collect()
         });
         Self { stop, thread }
     }
 
     /// Lets it come to its end.
-    pub(crate) fn end(self) -> Produced {
+    pub(crate) fn end(self) -> Vec<Batch> {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().expect("it went well")
     }
 }
 
-/// What the transactional producer was told.
-pub(crate) struct Transacted {
-    /// Transactions whose commit was acknowledged.
-    pub(crate) committed: Vec<u64>,
-    /// Transactions whose abort was acknowledged.
-    pub(crate) aborted: Vec<u64>,
-}
-
 /// A transactional producer at work.
 pub(crate) struct Transactions {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Transacted>,
+    thread: JoinHandle<Vec<Transaction>>,
 }
 
 /// Tries until it is done; false if the transaction has to be aborted instead.
@@ -244,9 +252,9 @@ impl Transactions {
             .expect("a client");
         let thread = std::thread::spawn(move || {
             assert!(insist(|| producer.init_transactions(PATIENCE)));
-            let mut told = Transacted { committed: Vec::new(), aborted: Vec::new() };
-            let mut number = 0;
+            let mut told = Vec::new();
             while !stopped.load(Ordering::SeqCst) {
+                let (number, begun) = (told.len(), progress.moment());
                 producer.begin_transaction().expect("none is open");
                 let value = format!("{TEXT}-transaction-{number}");
                 let sent = (0..PARTITIONS).all(|partition| {
@@ -257,17 +265,27 @@ impl Transactions {
                 // transaction, as librdkafka can not know that; Kafka, too, refuses to end what was
                 // not begun (`ends_are_answered_as_kafka_does`).
                 let _ = producer.flush(PATIENCE);
-                let commits = number % 4 != 3;
-                if sent && commits && insist(|| producer.commit_transaction(PATIENCE)) {
-                    told.committed.push(number);
-                } else {
+                let asked = (sent && number % 4 != 3).then(|| progress.moment());
+                let committed = asked.is_some() && insist(|| producer.commit_transaction(PATIENCE));
+                if !committed {
                     assert!(insist(|| producer.abort_transaction(PATIENCE)), "an abort aborts");
-                    told.aborted.push(number);
                 }
+                told.push(Transaction {
+                    id: "the only one".to_owned(),
+                    order: (0, 0, number as i64),
+                    writes: (0..PARTITIONS).map(|at| (place(PAIRS, at), value.clone())).collect(),
+                    passing: Vec::new(),
+                    reads: Vec::new(),
+                    source: None,
+                    offset: None,
+                    begun,
+                    asked,
+                    ended: progress.moment(),
+                    outcome: if committed { Outcome::Done(()) } else { Outcome::Refused },
+                });
                 // Both counts, so that what is under way is known.
                 progress.sent();
                 progress.acknowledged();
-                number += 1;
             }
             told
         });
@@ -275,20 +293,84 @@ impl Transactions {
     }
 
     /// Lets it come to its end.
-    pub(crate) fn end(self) -> Transacted {
+    pub(crate) fn end(self) -> Vec<Transaction> {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().expect("it went well")
     }
 }
 
 /// What the consumer saw and was told.
+#[derive(Default)]
 pub(crate) struct Consumed {
-    /// What it was given, in the order in which that happened.
-    pub(crate) seen: Vec<Placed>,
-    /// Its commits that were acknowledged, by partition, in their order.
-    pub(crate) committed: HashMap<i32, Vec<i64>>,
-    /// What the node says is committed, at the end.
-    pub(crate) stands: HashMap<i32, i64>,
+    pub(crate) polls: Vec<Poll>,
+    pub(crate) commits: Vec<Commit>,
+    /// Where the node says that the group stands, at the end.
+    pub(crate) looks: Vec<Look>,
+    /// Not known yet: how far the partitions were.
+    open: Vec<Poll>,
+    /// Where each partition is read on.
+    next: BTreeMap<i32, i64>,
+}
+
+impl Consumed {
+    /// It was given a record.
+    fn take(&mut self, message: Placed, progress: &Progress) {
+        let Placed { value, partition, offset } = message;
+        let next = self.next.insert(partition, offset + 1).unwrap_or(0);
+        let moment = progress.moment();
+        let its = place(PAIRS, partition);
+        let last = self.open.iter_mut().rfind(|poll| poll.partition == its);
+        let poll = match last.filter(|poll| poll.next == next && next <= offset) {
+            Some(poll) => poll,
+            None => self.open.push_mut(Poll {
+                is_committed: true,
+                topic: STEADY,
+                partition: its,
+                // What it was given again comes from where the group stood.
+                from: next.min(offset),
+                next,
+                records: Vec::new(),
+                start: 0,
+                high: 0,
+                begun: moment,
+                ended: moment,
+            }),
+        };
+        poll.records.push((offset, value));
+        (poll.next, poll.ended) = (offset + 1, moment);
+    }
+
+    /// Asks how far the partitions are of which it was given something.
+    fn look(&mut self, consumer: &BaseConsumer) {
+        let open = std::mem::take(&mut self.open);
+        for poll in open {
+            match consumer.fetch_watermarks(PAIRS, poll.partition - PARTITIONS, PATIENCE) {
+                Ok((start, high)) => self.polls.push(Poll { start, high, ..poll }),
+                Err(_) => self.open.push(poll),
+            }
+        }
+    }
+
+    /// Commits where it is; whether that was acknowledged.
+    fn commit(&mut self, consumer: &BaseConsumer, progress: &Progress) -> bool {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in &self.next {
+            let offset = Offset::Offset(*offset);
+            list.add_partition_offset(PAIRS, *partition, offset).expect("a place");
+        }
+        let begun = progress.moment();
+        let is_done = consumer.commit(&list, CommitMode::Sync).is_ok();
+        let ended = progress.moment();
+        self.commits.extend(self.next.iter().map(|(partition, offset)| Commit {
+            group: GROUP.to_owned(),
+            partition: place(PAIRS, *partition),
+            offset: *offset,
+            begun,
+            ended,
+            outcome: if is_done { Outcome::Done(()) } else { Outcome::Unknown },
+        }));
+        is_done
+    }
 }
 
 /// A consumer in a group at work.
@@ -301,7 +383,7 @@ impl Consumer {
     pub(crate) fn start(address: &str, progress: &Arc<Progress>) -> Self {
         let progress = progress.clone();
         let consumer: BaseConsumer = config(address)
-            .set("group.id", format!("{TEXT}-group"))
+            .set("group.id", GROUP)
             .set("auto.offset.reset", "earliest")
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
@@ -310,93 +392,108 @@ impl Consumer {
             .expect("a client");
         consumer.subscribe(&[PAIRS]).expect("a topic");
         let thread = std::thread::spawn(move || {
-            let mut consumed =
-                Consumed { seen: Vec::new(), committed: HashMap::new(), stands: HashMap::new() };
-            let mut next: HashMap<i32, i64> = HashMap::new();
+            let mut consumed = Consumed::default();
             let mut ended = HashSet::new();
+            // Whether something was read since it committed last.
+            let mut goes_on = false;
             loop {
                 match consumer.poll(POLL) {
                     Some(Ok(message)) => {
                         let placed = Placed::of(&message);
-                        next.insert(placed.partition, placed.offset + 1);
                         if placed.value == LAST {
                             ended.insert(placed.partition);
-                        } else {
-                            consumed.seen.push(placed);
                         }
+                        consumed.take(placed, &progress);
+                        goes_on = true;
                     }
-                    // The client itself tries again.
-                    Some(Err(_)) => {}
-                    None if next.is_empty() => {
-                        if ended.len() == PARTITIONS as usize {
-                            return consumed;
-                        }
-                    }
-                    None => {
-                        let mut list = TopicPartitionList::new();
-                        for (partition, offset) in &next {
-                            let offset = Offset::Offset(*offset);
-                            list.add_partition_offset(PAIRS, *partition, offset).expect("a place");
-                        }
-                        if consumer.commit(&list, CommitMode::Sync).is_ok() {
+                    None if goes_on => {
+                        consumed.look(&consumer);
+                        if consumed.commit(&consumer, &progress) {
                             progress.sent();
                             progress.acknowledged();
-                            for (partition, offset) in next.drain() {
-                                consumed.committed.entry(partition).or_default().push(offset);
-                            }
+                            goes_on = false;
                         }
                     }
+                    None if !consumed.open.is_empty() => consumed.look(&consumer),
+                    None if ended.len() == PARTITIONS as usize => return consumed,
+                    // The client itself tries again.
+                    Some(Err(_)) | None => {}
                 }
             }
         });
         Self { thread }
     }
 
-    /// Lets it read to the end; then the node is asked where the group stands.
-    pub(crate) fn end(self, address: &str) -> Consumed {
+    /// Lets it read to the end, and asks the node where the group stands; what it was told, and
+    /// the records that say where the end is.
+    pub(crate) fn end(self, address: &str, progress: &Progress) -> (Consumed, Vec<Batch>) {
         let producer: BaseProducer = config(address).create().expect("a client");
-        for partition in 0..PARTITIONS {
-            let last = BaseRecord::<(), str, ()>::to(PAIRS).partition(partition).payload(LAST);
-            producer.send(last).map_err(|(error, _)| error).expect("room");
-        }
+        let last = (0..PARTITIONS).map(|partition| {
+            let record = BaseRecord::<(), str, ()>::to(PAIRS).partition(partition).payload(LAST);
+            producer.send(record).map_err(|(error, _)| error).expect("room");
+            Batch {
+                producer: usize::MAX,
+                topic: STEADY,
+                partition: place(PAIRS, partition),
+                values: vec![LAST.to_owned()],
+                outcome: Outcome::Unknown,
+            }
+        });
+        let last = last.collect();
         producer.flush(PATIENCE).expect("they are written");
         let mut consumed = self.thread.join().expect("it went well");
         let asking: BaseConsumer =
-            config(address).set("group.id", format!("{TEXT}-group")).create().expect("a client");
+            config(address).set("group.id", GROUP).create().expect("a client");
         let mut list = TopicPartitionList::new();
         for partition in 0..PARTITIONS {
             list.add_partition(PAIRS, partition);
         }
+        let begun = progress.moment();
         let stands = asking.committed_offsets(list, PATIENCE).expect("an answer");
-        for at in stands.elements() {
-            let offset = at.offset().to_raw().unwrap_or(-1);
-            consumed.stands.insert(at.partition(), offset);
-        }
-        consumed
+        consumed.looks.extend(stands.elements().iter().map(|at| Look {
+            group: GROUP.to_owned(),
+            partition: place(PAIRS, at.partition()),
+            offset: at.offset().to_raw().unwrap_or(-1),
+            begun,
+            ended: progress.moment(),
+        }));
+        (consumed, last)
     }
 }
 
-/// All records of a topic, partition by partition, in the order of their offsets.
-pub(crate) fn read_all(address: &str, topic: &str, is_committed: bool) -> Vec<Placed> {
-    let consumer: BaseConsumer = config(address)
-        .set("group.id", "reader")
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .set("isolation.level", if is_committed { "read_committed" } else { "read_uncommitted" })
-        .create()
-        .expect("a client");
-    let mut records = Vec::new();
-    for partition in 0..PARTITIONS {
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Beginning).expect("a place");
-        consumer.assign(&list).expect("a partition");
-        loop {
-            match consumer.poll(PATIENCE).expect("records or the end") {
-                Ok(message) => records.push(Placed::of(&message)),
-                Err(KafkaError::PartitionEOF(_)) => break,
-                Err(error) => panic!("{error}"),
+/// What the topics hold.
+pub(crate) fn read_all(address: &str) -> BTreeMap<i32, Found> {
+    let mut found: BTreeMap<i32, Found> = BTreeMap::new();
+    for (topic, is_committed) in [(PLAIN, false), (PLAIN, true), (PAIRS, false), (PAIRS, true)] {
+        let level = if is_committed { "read_committed" } else { "read_uncommitted" };
+        let consumer: BaseConsumer = config(address)
+            .set("group.id", "reader")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", level)
+            .create()
+            .expect("a client");
+        for partition in 0..PARTITIONS {
+            let found = found.entry(place(topic, partition)).or_default();
+            let (start, end) =
+                consumer.fetch_watermarks(topic, partition, PATIENCE).expect("an answer");
+            found.start = start;
+            *if is_committed { &mut found.stable } else { &mut found.high } = end;
+            let records = if is_committed { &mut found.committed } else { &mut found.all };
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(topic, partition, Offset::Beginning).expect("a place");
+            consumer.assign(&list).expect("a partition");
+            loop {
+                match consumer.poll(PATIENCE).expect("records or the end") {
+                    Ok(message) => {
+                        let placed = Placed::of(&message);
+                        records.push((placed.offset, placed.value));
+                    }
+                    Err(KafkaError::PartitionEOF(_)) => break,
+                    Err(error) => panic!("{error}"),
+                }
             }
         }
     }
-    records
+    found
 }

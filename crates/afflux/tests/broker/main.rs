@@ -7,12 +7,17 @@
 //!    chooses; before that it may be stopped (SIGSTOP) until requests have piled up.
 //! 3. All the while clients go on ([`clients`]), and write down what they were told.
 //! 4. When enough kills are counted the clients come to their end, everything is read once more,
-//!    and what they were told is held against what is there ([`checks`]).
+//!    and the simulator's own checkers hold what they were told against what is there.
 
 #![cfg(unix)]
 
-mod checks;
+#[path = "../../../afflux-kafka/tests/simulator/checkers/mod.rs"]
+#[allow(dead_code, reason = "the simulator's worlds have more in them")]
+mod checkers;
 mod clients;
+#[path = "../../../afflux-kafka/tests/simulator/history.rs"]
+#[allow(dead_code, reason = "the same")]
+mod history;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -24,7 +29,9 @@ use std::{
     sync::Arc,
 };
 
+use checkers::faults;
 use clients::{Consumer, Producer, Progress, Transactions};
+use history::History;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::afflux;
@@ -142,20 +149,18 @@ fn two_hundred_kills_break_no_promise() {
         *kills.entry(line).or_default() += 1;
     }
 
-    let produced = producers.map(Producer::end);
-    let transacted = transactions.end();
-    let consumed = consumer.end(&address);
-    println!(
-        "kills: {kills:?}; acknowledged: {:?}; transactions: {} committed, {} aborted; \
-         consumed: {}",
-        produced.each_ref().map(|producer| producer.acknowledged.len()),
-        transacted.committed.len(),
-        transacted.aborted.len(),
-        consumed.seen.len(),
-    );
-    checks::plain(&clients::read_all(&address, clients::PLAIN, false), &produced);
-    checks::transactions(&clients::read_all(&address, clients::PAIRS, true), &transacted);
-    checks::consumed(&consumed, &transacted);
+    let batches = producers.into_iter().flat_map(Producer::end);
+    let mut history = History { batches: batches.collect(), ..History::default() };
+    history.transactions = transactions.end();
+    let (consumed, last) = consumer.end(&address, &progress);
+    history.batches.extend(last);
+    history.polls = consumed.polls;
+    history.commits = consumed.commits;
+    history.looks = consumed.looks;
+    history.found = clients::read_all(&address);
+    println!("kills: {kills:?}; {history}");
+    let findings = faults(&history);
+    assert!(findings.is_empty(), "{findings:#?}");
     drop(life.input);
     assert!(life.node.wait().expect("it ends").success());
 
