@@ -15,7 +15,8 @@ use std::{
 use afflux_kafka::Options;
 use afflux_record::{
     Compression,
-    batch::{Builder, Producer},
+    batch::{Builder, HEADER_BYTES, Producer},
+    fuzzing::mended_batch,
 };
 use afflux_types::{ProducerEpoch, ProducerId, Timestamp};
 use bytes::{Buf, Bytes};
@@ -442,6 +443,26 @@ fn batches_are_checked_before_they_are_taken() {
 
     // One partition's error is its own.
     let mut request = produce("t", 0, good.clone());
+    // Headers and checksums that are right, and records that are not what they say.
+    let forged = |base: u8, last: i32, count: i32, records: &[u8]| {
+        let mut bytes = good[..HEADER_BYTES].to_vec();
+        bytes[7] = base;
+        bytes[23..27].copy_from_slice(&last.to_be_bytes());
+        bytes[57..61].copy_from_slice(&count.to_be_bytes());
+        bytes.extend_from_slice(records);
+        mended_batch(&bytes).unwrap()
+    };
+    let records = &good[HEADER_BYTES..];
+    check(forged(0, i32::MAX, i32::MAX, &[]), 87);
+    check(forged(0, i32::MAX - 1, i32::MAX, &[]), 87);
+    check(forged(0, 2, 2, records), 87);
+    check(forged(0, 2, 3, records), 87);
+    check(forged(0, 0, 1, records), 87);
+    check(forged(5, 1, 2, records), 87);
+    // What was refused has left nothing.
+    check(forged(0, 1, 2, records), 0);
+    let response = client.call(9, &produce("t", 0, good.clone()));
+    assert_eq!(response.responses[0].partition_responses[0].base_offset, 4);
     let data = &mut request.topic_data[0].partition_data;
     data.push(PartitionProduceData::default().with_index(7).with_records(Some(good.clone())));
     data.push(PartitionProduceData::default().with_index(1).with_records(Some(good.clone())));

@@ -2,6 +2,7 @@
 //! request, and must answer with the same error codes. One of them is Apache Kafka.
 
 mod coordinators;
+mod records;
 
 use std::{fmt::Debug, net::TcpStream};
 
@@ -54,14 +55,25 @@ const HEARTBEAT: &str = "consumer.heartbeat.interval.ms";
 const TOPIC: &str = "edges";
 
 /// What is answered otherwise. The first is for followers, of which there are none. For the next
-/// two Kafka says `UNKNOWN_SERVER_ERROR`. The last two it takes: to delete a setting that it does not
-/// know, and a topic that is neither deleted from nor compacted.
+/// two Kafka says `UNKNOWN_SERVER_ERROR`, and so it does for wrong offsets in compressed batches. All
+/// else it takes: to delete a setting that it does not know, a topic that is neither deleted from nor
+/// compacted, and records that readers stumble over.
 pub(crate) const DIFFERENT: &[&str] = &[
     "FetchRequest 12: fetched in an epoch that was not",
     "DescribeTopicPartitionsRequest 0: \"\"",
     "IncrementalAlterConfigsRequest 1: an operation that is not known",
+    "ProduceRequest 9: an offset twice, gzip",
+    "ProduceRequest 9: turned round, gzip",
+    "ProduceRequest 9: an offset behind the last, gzip",
     "IncrementalAlterConfigsRequest 1: not known, deleted",
     "IncrementalAlterConfigsRequest 1: all subtracted",
+    "ProduceRequest 9: an offset twice, none",
+    "ProduceRequest 9: turned round, none",
+    "ProduceRequest 9: an offset behind the last, none",
+    "ProduceRequest 9: no length, gzip",
+    "ProduceRequest 9: empty, gzip",
+    "ProduceRequest 9: too long, gzip",
+    "ProduceRequest 9: too short, gzip",
 ];
 
 /// A node that is asked, and what it answered: the question, and all error codes in the answer.
@@ -76,6 +88,7 @@ pub(crate) fn ask(bootstrap: &str) -> Vec<(String, Vec<String>)> {
     let mut asked = Asked { connection, answers: Vec::new() };
     asked.prepare();
     asked.produce();
+    asked.records();
     asked.fetch();
     asked.list_offsets();
     asked.metadata();
