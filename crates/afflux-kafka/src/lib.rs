@@ -20,6 +20,7 @@ mod access;
 mod api;
 mod broker;
 mod buffers;
+mod client_name;
 mod code;
 mod compatibility;
 mod configs;

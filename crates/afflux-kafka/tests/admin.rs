@@ -11,13 +11,13 @@ use client::Client;
 use kafka_protocol::{
     ResponseError::{self, *},
     messages::{
-        AlterPartitionReassignmentsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest,
-        DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-        DescribeGroupsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest,
-        ElectLeadersRequest, FetchRequest, GroupId, IncrementalAlterConfigsRequest,
-        ListConfigResourcesRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
-        MetadataRequest, OffsetCommitRequest, OffsetForLeaderEpochRequest, ProduceRequest,
-        TopicName,
+        AlterPartitionReassignmentsRequest, ApiVersionsRequest, BrokerId, CreatePartitionsRequest,
+        CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
+        DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest,
+        DescribeTopicPartitionsRequest, ElectLeadersRequest, FetchRequest, GroupId,
+        IncrementalAlterConfigsRequest, ListConfigResourcesRequest, ListOffsetsRequest,
+        ListPartitionReassignmentsRequest, MetadataRequest, OffsetCommitRequest,
+        OffsetForLeaderEpochRequest, ProduceRequest, TopicName,
         alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
         create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic},
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic},
@@ -166,6 +166,31 @@ fn a_topic_that_is_named_twice_is_neither_made_nor_grown() {
     let grown = client.call(3, &CreatePartitionsRequest::default().with_topics(topics.to_vec()));
     let errors: Vec<i16> = grown.results.iter().map(|topic| topic.error_code).collect();
     assert_eq!(errors, [InvalidRequest.code(), 0]);
+}
+
+#[test]
+fn clients_say_what_they_are_in_letters_and_digits() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_server, mut client) = start(&directory);
+    for (software, number, is_legal) in [
+        ("afflux", "1.0", true),
+        ("apache-kafka-java", "4.1.0-rc.1", true),
+        ("", "1.0", false),
+        ("afflux", "", false),
+        ("a b", "1.0", false),
+        ("afflux", "1.0-", false),
+    ] {
+        for version in 0..=4 {
+            let text = |text: &str| StrBytes::from_string(text.to_owned());
+            let request = ApiVersionsRequest::default()
+                .with_client_software_name(text(software))
+                .with_client_software_version(text(number));
+            let answer = client.call(version, &request);
+            let expected = if is_legal || version < 3 { 0 } else { InvalidRequest.code() };
+            assert_eq!(answer.error_code, expected, "{software:?} {number:?} {version}");
+            assert_eq!(answer.api_keys.is_empty(), expected != 0);
+        }
+    }
 }
 
 #[test]

@@ -120,13 +120,16 @@ fn every_served_version_is_answered() {
     let client = &mut Client::connect(&server);
     let text = StrBytes::from_static_str;
     let id = create(client, "t");
-    let versions: ApiVersionsResponse = client.call(3, &ApiVersionsRequest::default());
+    let versions: ApiVersionsResponse = client.call(2, &ApiVersionsRequest::default());
     let served = |key: i16| {
         let api = versions.api_keys.iter().find(|api| api.api_key == key).unwrap();
         // Produce says 0 for librdkafka's sake, and serves from 3 on.
         (if key == 0 { 3 } else { api.min_version })..=api.max_version
     };
-    every(client, served(18), |_| ApiVersionsRequest::default());
+    every(client, served(18), |_| {
+        let request = ApiVersionsRequest::default().with_client_software_name(text("wire"));
+        request.with_client_software_version(text("1.0"))
+    });
     every(client, served(3), |_| {
         MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(true)
     });
@@ -440,9 +443,6 @@ fn batches_are_checked_before_they_are_taken() {
     transactional.push(Timestamp(1), None, None);
     check(transactional.finish().unwrap(), 53); // of a request that is of none
     check(Builder::new(Compression::None).finish().unwrap(), 87); // no records
-
-    // One partition's error is its own.
-    let mut request = produce("t", 0, good.clone());
     // Headers and checksums that are right, and records that are not what they say.
     let forged = |base: u8, last: i32, count: i32, records: &[u8]| {
         let mut bytes = good[..HEADER_BYTES].to_vec();
@@ -463,6 +463,9 @@ fn batches_are_checked_before_they_are_taken() {
     check(forged(0, 1, 2, records), 0);
     let response = client.call(9, &produce("t", 0, good.clone()));
     assert_eq!(response.responses[0].partition_responses[0].base_offset, 4);
+
+    // One partition's error is its own.
+    let mut request = produce("t", 0, good.clone());
     let data = &mut request.topic_data[0].partition_data;
     data.push(PartitionProduceData::default().with_index(7).with_records(Some(good.clone())));
     data.push(PartitionProduceData::default().with_index(1).with_records(Some(good.clone())));

@@ -89,6 +89,7 @@ pub(crate) fn ask(bootstrap: &str) -> Vec<(String, Vec<String>)> {
     asked.prepare();
     asked.produce();
     asked.records();
+    asked.names();
     asked.fetch();
     asked.list_offsets();
     asked.metadata();

@@ -1,8 +1,9 @@
 //! Batches whose headers and checksums are right, and whose records are not what they say.
 
 use afflux_record::{Compression, batch::HEADER_BYTES, fuzzing::mended_batch};
+use kafka_protocol::messages::ApiVersionsRequest;
 
-use super::{Asked, TOPIC, batch, produce};
+use super::{Asked, TOPIC, batch, produce, text};
 
 /// A batch of a codec that begins at an offset and says that it has records up to another, and how
 /// many.
@@ -58,6 +59,32 @@ impl Asked {
                 let mut second = record(1);
                 second[at] = byte;
                 check(what, 0, (1, 2), &all(&second));
+            }
+        }
+    }
+
+    /// What clients say that they are (KIP-511).
+    pub(super) fn names(&mut self) {
+        for (name, version) in [
+            ("afflux", "1.0"),
+            ("a", "1"),
+            ("", "1"),
+            ("a", ""),
+            ("-a", "1"),
+            ("a", "1."),
+            ("a b", "1"),
+            ("a", "1_2"),
+            ("a.b-c", "1.2-rc.3"),
+        ] {
+            for of in [2, 3, 4] {
+                let request = if of < 3 {
+                    ApiVersionsRequest::default()
+                } else {
+                    ApiVersionsRequest::default()
+                        .with_client_software_name(text(name))
+                        .with_client_software_version(text(version))
+                };
+                self.ask(&format!("{name:?} {version:?}"), of, &request);
             }
         }
     }
