@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use afflux_log::{
     Topic, TopicSpec,
+    error::TopicError,
     settings::{SETTINGS, Settings},
 };
 use afflux_types::{Classified, TopicName};
@@ -129,9 +130,11 @@ async fn create_one(
         -1 => broker.options.partitions,
         partitions => partitions,
     };
-    if partitions < 1 {
-        let message = format!("a topic has at least one partition, not {partitions}");
-        return Err((ResponseError::InvalidPartitions, message));
+    // What only asks is told the same.
+    let partitions_max = broker.log.options().partitions_max;
+    if !(1..=partitions_max).contains(&partitions) {
+        let error = TopicError::Partitions { partitions, partitions_max };
+        return Err((code::of_topic(&error), error.to_string()));
     }
     if validate_only {
         return Ok((partitions, settings, None));

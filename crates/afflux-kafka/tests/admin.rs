@@ -169,6 +169,31 @@ fn a_topic_that_is_named_twice_is_neither_made_nor_grown() {
 }
 
 #[test]
+fn who_only_asks_whether_a_topic_can_be_made_is_told_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_server, mut client) = start(&directory);
+    let new = |topic: &str, partitions: i32, replicas: i16| {
+        CreatableTopic::default()
+            .with_name(name(topic))
+            .with_num_partitions(partitions)
+            .with_replication_factor(replicas)
+    };
+    let mut check = |topics: &[CreatableTopic], expected: &[i16]| {
+        for only_check in [true, false] {
+            let request = CreateTopicsRequest::default().with_topics(topics.to_vec());
+            let answer = client.call(7, &request.with_validate_only(only_check));
+            let errors: Vec<i16> = answer.topics.iter().map(|topic| topic.error_code).collect();
+            assert_eq!(errors, expected, "{topics:?}, only checked: {only_check}");
+        }
+    };
+    check(&[new("u", 10_001, 1)], &[InvalidPartitions.code()]);
+    check(&[new("u", i32::MAX, 1)], &[InvalidPartitions.code()]);
+    check(&[new("u", 0, 1)], &[InvalidPartitions.code()]);
+    check(&[new("u", 1, 2)], &[InvalidReplicationFactor.code()]);
+    check(&[new("t", 1, 1)], &[TopicAlreadyExists.code()]);
+}
+
+#[test]
 fn clients_say_what_they_are_in_letters_and_digits() {
     let directory = tempfile::tempdir().unwrap();
     let (_server, mut client) = start(&directory);
