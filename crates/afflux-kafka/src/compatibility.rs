@@ -52,9 +52,11 @@ fn note(key: ApiKey) -> &'static str {
         ApiKey::DescribeCluster => {
             "One node, which is the controller too. Endpoints of controllers are refused"
         }
-        ApiKey::CreateTopics | ApiKey::CreatePartitions => {
-            "One replica, on node 1. At most 10,000 partitions"
+        ApiKey::CreateTopics => {
+            "One replica, on node 1. At most 10,000 partitions. Names that collide in metrics are \
+             refused within a request, too"
         }
+        ApiKey::CreatePartitions => "One replica, on node 1. At most 10,000 partitions",
         ApiKey::DescribeConfigs => "Topics, groups, and the node with what it was started with",
         ApiKey::AlterConfigs | ApiKey::IncrementalAlterConfigs => {
             "Topics and groups; the node's settings come from its command line"

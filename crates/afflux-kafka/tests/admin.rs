@@ -186,11 +186,25 @@ fn who_only_asks_whether_a_topic_can_be_made_is_told_the_same() {
             assert_eq!(errors, expected, "{topics:?}, only checked: {only_check}");
         }
     };
+    let (illegal, taken) = (InvalidTopicException.code(), TopicAlreadyExists.code());
     check(&[new("u", 10_001, 1)], &[InvalidPartitions.code()]);
     check(&[new("u", i32::MAX, 1)], &[InvalidPartitions.code()]);
     check(&[new("u", 0, 1)], &[InvalidPartitions.code()]);
     check(&[new("u", 1, 2)], &[InvalidReplicationFactor.code()]);
-    check(&[new("t", 1, 1)], &[TopicAlreadyExists.code()]);
+    check(&[new("t", 1, 1)], &[taken]);
+    // Of names that metrics can not tell apart the first one counts.
+    check(&[new("a.b_c", 1, 1), new("a_b_c", 1, 1), new("a.bc", 1, 1)], &[0, illegal, 0]);
+    check(&[new("a_b.c", 1, 1)], &[illegal]);
+    check(&[new("a.b_c", 1, 1)], &[taken]);
+    check(&[new("A.b_c", 1, 1), new("a.b.c.", 1, 1)], &[0, 0]);
+    let asked = MetadataRequestTopic::default().with_name(Some(name("a.b.c")));
+    let request = MetadataRequest::default().with_topics(Some(vec![asked]));
+    let answer = client.call(9, &request.with_allow_auto_topic_creation(true));
+    assert_eq!(answer.topics[0].error_code, illegal, "nor is it made by use");
+    // Once the other is gone it can be made.
+    let gone = DeleteTopicsRequest::default().with_topic_names(vec![name("a.b_c")]);
+    assert_eq!(client.call(4, &gone).responses[0].error_code, 0);
+    assert_eq!(create(&mut client, "a_b_c", 1, 1, &[]), 0);
 }
 
 #[test]
