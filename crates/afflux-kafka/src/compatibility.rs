@@ -57,6 +57,10 @@ fn note(key: ApiKey) -> &'static str {
              refused within a request, too"
         }
         ApiKey::CreatePartitions => "One replica, on node 1. At most 10,000 partitions",
+        ApiKey::AddPartitionsToTxn => {
+            "At most some 21,800 partitions; to more it answers `TRANSACTION_ABORTABLE`, before \
+             version 5 `POLICY_VIOLATION`"
+        }
         ApiKey::DescribeConfigs => "Topics, groups, and the node with what it was started with",
         ApiKey::AlterConfigs | ApiKey::IncrementalAlterConfigs => {
             "Topics and groups; the node's settings come from its command line"
