@@ -9,7 +9,7 @@ use bytes::Bytes;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId, TopicName as WireTopicName,
+        ApiKey, ApiVersionsResponse, BrokerId, TopicName as WireTopicName,
         api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey},
     },
     protocol::{Encodable, HeaderVersion, StrBytes},
@@ -20,7 +20,7 @@ use crate::{
     Options, api,
     budget::Budget,
     buffers::Buffers,
-    configs, fetch,
+    client_name, configs, fetch,
     groups::Groups,
     list_offsets, metadata, partitions, produce, replicas, topics,
     transaction::EPOCH_BUMP,
@@ -183,8 +183,10 @@ fn dispatch(
             Box::pin(async move { Outcome::Respond(fetch::answer(&broker, &context, body).await) })
         }
         ApiKey::ApiVersions => {
-            request.decode::<ApiVersionsRequest>()?;
-            let body = api_versions(context.version, None);
+            let body = match client_name::check(&context, &request.decode()?) {
+                Ok(()) => api_versions(context.version, None),
+                Err(error) => ApiVersionsResponse::default().with_error_code(error.code()),
+            };
             Box::pin(async move { context.respond(&body) })
         }
         ApiKey::ListOffsets => later!(list_offsets::answer),

@@ -41,6 +41,8 @@ pub(crate) fn of_batch(error: &BatchError) -> ResponseError {
         // Flipped on the way: worth another try. Older formats are known, and not taken.
         BatchError::Checksum { .. } | BatchError::Magic(..0 | 3..) => ResponseError::CorruptMessage,
         BatchError::UnknownCompression(_) => ResponseError::UnsupportedCompressionType,
+        // Some clients send the batch again in parts.
+        BatchError::UnpacksTooLarge { .. } => ResponseError::MessageTooLarge,
         _ => ResponseError::InvalidRecord,
     }
 }

@@ -39,7 +39,10 @@ fn note(key: ApiKey) -> &'static str {
     match key {
         ApiKey::Produce => {
             "Served from version 3 on; 0 is listed since old librdkafka looks for it. `acks` 1 and \
-             -1 are the same: both are what the topic's `durability` says"
+             -1 are the same: both are what the topic's `durability` says. Every record is read: one \
+             at another offset than its place in the batch, or of another length than it says, is \
+             refused in compressed batches and in others, and so is a batch that unpacks to more \
+             than 64 MiB"
         }
         ApiKey::Fetch => "Sessions are declined: each request names all that it wants",
         ApiKey::ListOffsets => "Nothing is tiered: the latest tiered offset is -1",
@@ -49,8 +52,14 @@ fn note(key: ApiKey) -> &'static str {
         ApiKey::DescribeCluster => {
             "One node, which is the controller too. Endpoints of controllers are refused"
         }
-        ApiKey::CreateTopics | ApiKey::CreatePartitions => {
-            "One replica, on node 1. At most 10,000 partitions"
+        ApiKey::CreateTopics => {
+            "One replica, on node 1. At most 10,000 partitions. Names that collide in metrics are \
+             refused within a request, too"
+        }
+        ApiKey::CreatePartitions => "One replica, on node 1. At most 10,000 partitions",
+        ApiKey::AddPartitionsToTxn => {
+            "At most some 21,800 partitions; to more it answers `TRANSACTION_ABORTABLE`, before \
+             version 5 `POLICY_VIOLATION`"
         }
         ApiKey::DescribeConfigs => "Topics, groups, and the node with what it was started with",
         ApiKey::AlterConfigs | ApiKey::IncrementalAlterConfigs => {

@@ -103,7 +103,7 @@ fn fold_records(mut input: &[u8]) {
     let mut commits = Offsets::default();
     let mut groups: BTreeMap<GroupId, BTreeMap<Key, Bytes>> = BTreeMap::new();
     let minute = Duration::from_mins(1);
-    let mut transactions = transaction::Coordinator::new(minute, 60 * minute);
+    let mut transactions = transaction::Coordinator::new(minute, 60 * minute, 1 << 10);
     let now = Now { monotonic: START, wall: Timestamp(1_700_000_000_000) };
     for at in 0.. {
         if input.len() < 2 {

@@ -21,6 +21,7 @@ mod api;
 mod broker;
 mod budget;
 mod buffers;
+mod client_name;
 mod code;
 mod compatibility;
 mod configs;

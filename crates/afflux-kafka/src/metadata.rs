@@ -28,6 +28,7 @@ use crate::{
     access,
     broker::{Broker, Context, NODE, blocking, check_changeable, is_internal, text, wire_name},
     code,
+    topics::check_collision,
 };
 
 /// Keys of `FindCoordinator` that are groups' names.
@@ -120,6 +121,10 @@ async fn look_up(
 
 /// Makes a topic that somebody asked for by using it.
 async fn make(broker: &Arc<Broker>, name: TopicName) -> Result<Arc<Topic>, ResponseError> {
+    check_collision(broker, &name).map_err(|(error, reason)| {
+        tracing::warn!(reason, "a topic is not made");
+        error
+    })?;
     let partitions = broker.options.partitions;
     let made = blocking(&broker.log, move |log| {
         let spec = TopicSpec { name: name.clone(), partitions };

@@ -1,7 +1,8 @@
 //! Produce.
 //!
-//! A batch is checked where it lies in the request (header, length, checksum), then handed to the
-//! log as it is; nothing is copied or unpacked unless the topic's settings ask for it (`intake`).
+//! A batch is checked where it lies in the request (header, length, checksum, and each record:
+//! `intake`), then handed to the log as it is; nothing is copied or packed again unless the topic's
+//! settings ask for it.
 //! Each partition of a request is a group of its own, for each succeeds or fails by itself. The log
 //! takes them together when the request is read, so that they keep the order of requests; the answer
 //! waits for its tickets alone, so that many requests of one connection share a sync. It keeps
@@ -155,11 +156,15 @@ fn append(
         let reason = "clients set no horizon for tombstones: compaction does";
         return Err(Refused::new(ResponseError::InvalidRecord, reason));
     }
-    if header.record_count != header.last_offset_delta.saturating_add(1) {
+    if i64::from(header.record_count) != i64::from(header.last_offset_delta) + 1 {
         return Err(Refused::new(
             ResponseError::InvalidRecord,
             "the batch's record count does not fit its offsets",
         ));
+    }
+    if header.base_offset.0 != 0 {
+        let reason = format!("a batch begins at offset 0, not at {}", header.base_offset.0);
+        return Err(Refused::new(ResponseError::InvalidRecord, reason));
     }
     header
         .compression()

@@ -1,9 +1,13 @@
 //! `CreateTopics` and `DeleteTopics`.
+//!
+//! As in Kafka, no two topics have names that differ only by a dot where the other has an
+//! underscore: the names of metrics have no dots, so that both would be measured as one.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use afflux_log::{
     Topic, TopicSpec,
+    error::TopicError,
     settings::{SETTINGS, Settings},
 };
 use afflux_types::{Classified, TopicName};
@@ -30,6 +34,51 @@ use crate::{
     replicas,
 };
 
+/// The names of topics that others could collide with, by how metrics would call them.
+struct Taken(HashMap<String, String>);
+
+impl Taken {
+    fn new(broker: &Broker) -> Self {
+        let mut taken = Self(HashMap::new());
+        for topic in broker.topics() {
+            taken.add(topic.name.as_str());
+        }
+        taken
+    }
+
+    fn add(&mut self, name: &str) {
+        if may_collide(name) {
+            self.0.insert(measured(name), name.to_owned());
+        }
+    }
+
+    fn check(&self, name: &str) -> Result<(), Refusal> {
+        match self.0.get(&measured(name)) {
+            Some(other) if other != name => {
+                let message = format!(
+                    "topic {name} collides with topic {other}: dots and underscores are the same \
+                     in metrics; take another name"
+                );
+                Err((ResponseError::InvalidTopicException, message))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn may_collide(name: &str) -> bool {
+    name.contains(['.', '_'])
+}
+
+fn measured(name: &str) -> String {
+    name.replace('.', "_")
+}
+
+/// Refuses a name that collides with that of a topic that there is.
+pub(crate) fn check_collision(broker: &Broker, name: &TopicName) -> Result<(), Refusal> {
+    if may_collide(name.as_str()) { Taken::new(broker).check(name.as_str()) } else { Ok(()) }
+}
+
 /// Makes topics, each by itself.
 pub(crate) async fn create(
     broker: &Arc<Broker>,
@@ -37,14 +86,18 @@ pub(crate) async fn create(
     request: CreateTopicsRequest,
 ) -> CreateTopicsResponse {
     let twice = repeated(request.topics.iter().map(|topic| topic.name.clone()));
+    let mut taken = Taken::new(broker);
     let mut results = Vec::with_capacity(request.topics.len());
     for topic in once(request.topics, |topic| topic.name.clone()) {
         let result = CreatableTopicResult::default().with_name(topic.name.clone());
         let made = if twice.contains(&topic.name) {
             Err((ResponseError::InvalidRequest, "a topic can be named once".to_owned()))
         } else {
-            create_one(broker, &topic, request.validate_only).await
+            create_one(broker, &taken, &topic, request.validate_only).await
         };
+        if made.is_ok() {
+            taken.add(&topic.name);
+        }
         results.push(match made {
             Ok((partitions, settings, made)) => result
                 .with_topic_id(made.map_or(uuid::Uuid::nil(), |topic| topic.id.0))
@@ -107,6 +160,7 @@ fn assigned(request: &CreatableTopic) -> Result<Option<i32>, Refusal> {
 
 async fn create_one(
     broker: &Arc<Broker>,
+    taken: &Taken,
     request: &CreatableTopic,
     validate_only: bool,
 ) -> Result<(i32, Settings, Option<Arc<Topic>>), Refusal> {
@@ -120,6 +174,7 @@ async fn create_one(
         return Err((ResponseError::TopicAlreadyExists, format!("topic {name} exists already")));
     }
     check_changeable(&name)?;
+    taken.check(name.as_str())?;
     let assigned = assigned(request)?;
     if !matches!(request.replication_factor, -1 | 1) {
         let message = format!("there is one node, not {}", request.replication_factor);
@@ -130,9 +185,11 @@ async fn create_one(
         -1 => broker.options.partitions,
         partitions => partitions,
     };
-    if partitions < 1 {
-        let message = format!("a topic has at least one partition, not {partitions}");
-        return Err((ResponseError::InvalidPartitions, message));
+    // What only asks is told the same.
+    let partitions_max = broker.log.options().partitions_max;
+    if !(1..=partitions_max).contains(&partitions) {
+        let error = TopicError::Partitions { partitions, partitions_max };
+        return Err((code::of_topic(&error), error.to_string()));
     }
     if validate_only {
         return Ok((partitions, settings, None));

@@ -11,13 +11,13 @@ use client::Client;
 use kafka_protocol::{
     ResponseError::{self, *},
     messages::{
-        AlterPartitionReassignmentsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest,
-        DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-        DescribeGroupsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest,
-        ElectLeadersRequest, FetchRequest, GroupId, IncrementalAlterConfigsRequest,
-        ListConfigResourcesRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
-        MetadataRequest, OffsetCommitRequest, OffsetForLeaderEpochRequest, ProduceRequest,
-        TopicName,
+        AlterPartitionReassignmentsRequest, ApiVersionsRequest, BrokerId, CreatePartitionsRequest,
+        CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
+        DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest,
+        DescribeTopicPartitionsRequest, ElectLeadersRequest, FetchRequest, GroupId,
+        IncrementalAlterConfigsRequest, ListConfigResourcesRequest, ListOffsetsRequest,
+        ListPartitionReassignmentsRequest, MetadataRequest, OffsetCommitRequest,
+        OffsetForLeaderEpochRequest, ProduceRequest, TopicName,
         alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
         create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic},
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic},
@@ -166,6 +166,70 @@ fn a_topic_that_is_named_twice_is_neither_made_nor_grown() {
     let grown = client.call(3, &CreatePartitionsRequest::default().with_topics(topics.to_vec()));
     let errors: Vec<i16> = grown.results.iter().map(|topic| topic.error_code).collect();
     assert_eq!(errors, [InvalidRequest.code(), 0]);
+}
+
+#[test]
+fn who_only_asks_whether_a_topic_can_be_made_is_told_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_server, mut client) = start(&directory);
+    let new = |topic: &str, partitions: i32, replicas: i16| {
+        CreatableTopic::default()
+            .with_name(name(topic))
+            .with_num_partitions(partitions)
+            .with_replication_factor(replicas)
+    };
+    let mut check = |topics: &[CreatableTopic], expected: &[i16]| {
+        for only_check in [true, false] {
+            let request = CreateTopicsRequest::default().with_topics(topics.to_vec());
+            let answer = client.call(7, &request.with_validate_only(only_check));
+            let errors: Vec<i16> = answer.topics.iter().map(|topic| topic.error_code).collect();
+            assert_eq!(errors, expected, "{topics:?}, only checked: {only_check}");
+        }
+    };
+    let (illegal, taken) = (InvalidTopicException.code(), TopicAlreadyExists.code());
+    check(&[new("u", 10_001, 1)], &[InvalidPartitions.code()]);
+    check(&[new("u", i32::MAX, 1)], &[InvalidPartitions.code()]);
+    check(&[new("u", 0, 1)], &[InvalidPartitions.code()]);
+    check(&[new("u", 1, 2)], &[InvalidReplicationFactor.code()]);
+    check(&[new("t", 1, 1)], &[taken]);
+    // Of names that metrics can not tell apart the first one counts.
+    check(&[new("a.b_c", 1, 1), new("a_b_c", 1, 1), new("a.bc", 1, 1)], &[0, illegal, 0]);
+    check(&[new("a_b.c", 1, 1)], &[illegal]);
+    check(&[new("a.b_c", 1, 1)], &[taken]);
+    check(&[new("A.b_c", 1, 1), new("a.b.c.", 1, 1)], &[0, 0]);
+    let asked = MetadataRequestTopic::default().with_name(Some(name("a.b.c")));
+    let request = MetadataRequest::default().with_topics(Some(vec![asked]));
+    let answer = client.call(9, &request.with_allow_auto_topic_creation(true));
+    assert_eq!(answer.topics[0].error_code, illegal, "nor is it made by use");
+    // Once the other is gone it can be made.
+    let gone = DeleteTopicsRequest::default().with_topic_names(vec![name("a.b_c")]);
+    assert_eq!(client.call(4, &gone).responses[0].error_code, 0);
+    assert_eq!(create(&mut client, "a_b_c", 1, 1, &[]), 0);
+}
+
+#[test]
+fn clients_say_what_they_are_in_letters_and_digits() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_server, mut client) = start(&directory);
+    for (software, number, is_legal) in [
+        ("afflux", "1.0", true),
+        ("apache-kafka-java", "4.1.0-rc.1", true),
+        ("", "1.0", false),
+        ("afflux", "", false),
+        ("a b", "1.0", false),
+        ("afflux", "1.0-", false),
+    ] {
+        for version in 0..=4 {
+            let text = |text: &str| StrBytes::from_string(text.to_owned());
+            let request = ApiVersionsRequest::default()
+                .with_client_software_name(text(software))
+                .with_client_software_version(text(number));
+            let answer = client.call(version, &request);
+            let expected = if is_legal || version < 3 { 0 } else { InvalidRequest.code() };
+            assert_eq!(answer.error_code, expected, "{software:?} {number:?} {version}");
+            assert_eq!(answer.api_keys.is_empty(), expected != 0);
+        }
+    }
 }
 
 #[test]

@@ -44,7 +44,10 @@ async fn every_version_is_answered() {
     let sim = Sim::new(1);
     let log = open_log(&sim, EmbeddedLog::open, small());
     let node = Node::start(&sim, log, Options::default()).await;
-    let versions = call(&node, 4, &ApiVersionsRequest::default()).await;
+    let asks = ApiVersionsRequest::default()
+        .with_client_software_name(text("afflux"))
+        .with_client_software_version(text("1"));
+    let versions = call(&node, 4, &asks).await;
     let features = versions.finalized_features.iter();
     let features: Vec<_> = features.map(|one| (&*one.name, one.max_version_level)).collect();
     assert_eq!(features, [("group.version", 1), ("transaction.version", 2)]);

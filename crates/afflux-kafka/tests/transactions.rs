@@ -318,6 +318,42 @@ async fn transactions_are_whole_whatever_happens() {
     }
 }
 
+/// Its end is one write, of which some hundred markers are too many here.
+#[tokio::test]
+async fn a_transaction_of_as_many_partitions_as_it_may_have_can_be_ended() {
+    for (is_modern, refusal) in
+        [(true, ResponseError::TransactionAbortable), (false, ResponseError::PolicyViolation)]
+    {
+        let sim = Sim::new(8);
+        let node = start(&sim).await;
+        let (name, partitions) = (TopicName::new("wide").unwrap(), 400);
+        node.log.ensure_topic(&TopicSpec { name, partitions }).unwrap();
+        let mut client = init(&node, "id", is_modern).await.unwrap();
+        for marker in [Marker::Commit, Marker::Abort] {
+            let mut refused = None;
+            for index in 0..partitions {
+                let added = if is_modern {
+                    client.produce_to("wide", index, (Timestamp(1), None, Some("v"))).await
+                } else {
+                    client.add_in("wide", &[index]).await
+                };
+                if added.is_err() {
+                    refused = Some((index, added));
+                    break;
+                }
+            }
+            let (most, refused) = refused.expect("there is a limit");
+            assert_eq!(refused, Err(refusal), "{most}");
+            assert!((100..200).contains(&most), "{most}");
+            let more = client.add_in("wide", &[0, most]).await;
+            assert_eq!(more, Err(ResponseError::PolicyViolation));
+            client.add_in("wide", &[0, most - 1]).await.unwrap();
+            client.end(marker).await.unwrap();
+            assert!(state(&node, &client).await.starts_with("Complete"));
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_open_transaction_and_its_offsets_survive_a_crash() {
     for is_modern in [false, true] {

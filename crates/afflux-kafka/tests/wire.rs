@@ -15,7 +15,8 @@ use std::{
 use afflux_kafka::Options;
 use afflux_record::{
     Compression,
-    batch::{Builder, Producer},
+    batch::{Builder, HEADER_BYTES, Producer},
+    fuzzing::mended_batch,
 };
 use afflux_types::{ProducerEpoch, ProducerId, Timestamp};
 use bytes::{Buf, Bytes};
@@ -119,13 +120,16 @@ fn every_served_version_is_answered() {
     let client = &mut Client::connect(&server);
     let text = StrBytes::from_static_str;
     let id = create(client, "t");
-    let versions: ApiVersionsResponse = client.call(3, &ApiVersionsRequest::default());
+    let versions: ApiVersionsResponse = client.call(2, &ApiVersionsRequest::default());
     let served = |key: i16| {
         let api = versions.api_keys.iter().find(|api| api.api_key == key).unwrap();
         // Produce says 0 for librdkafka's sake, and serves from 3 on.
         (if key == 0 { 3 } else { api.min_version })..=api.max_version
     };
-    every(client, served(18), |_| ApiVersionsRequest::default());
+    every(client, served(18), |_| {
+        let request = ApiVersionsRequest::default().with_client_software_name(text("wire"));
+        request.with_client_software_version(text("1.0"))
+    });
     every(client, served(3), |_| {
         MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(true)
     });
@@ -439,6 +443,26 @@ fn batches_are_checked_before_they_are_taken() {
     transactional.push(Timestamp(1), None, None);
     check(transactional.finish().unwrap(), 53); // of a request that is of none
     check(Builder::new(Compression::None).finish().unwrap(), 87); // no records
+    // Headers and checksums that are right, and records that are not what they say.
+    let forged = |base: u8, last: i32, count: i32, records: &[u8]| {
+        let mut bytes = good[..HEADER_BYTES].to_vec();
+        bytes[7] = base;
+        bytes[23..27].copy_from_slice(&last.to_be_bytes());
+        bytes[57..61].copy_from_slice(&count.to_be_bytes());
+        bytes.extend_from_slice(records);
+        mended_batch(&bytes).unwrap()
+    };
+    let records = &good[HEADER_BYTES..];
+    check(forged(0, i32::MAX, i32::MAX, &[]), 87);
+    check(forged(0, i32::MAX - 1, i32::MAX, &[]), 87);
+    check(forged(0, 2, 2, records), 87);
+    check(forged(0, 2, 3, records), 87);
+    check(forged(0, 0, 1, records), 87);
+    check(forged(5, 1, 2, records), 87);
+    // What was refused has left nothing.
+    check(forged(0, 1, 2, records), 0);
+    let response = client.call(9, &produce("t", 0, good.clone()));
+    assert_eq!(response.responses[0].partition_responses[0].base_offset, 4);
 
     // One partition's error is its own.
     let mut request = produce("t", 0, good.clone());

@@ -6,7 +6,7 @@
 
 use afflux_record::{
     Header,
-    frame::{self, BatchMeta, Commit},
+    frame::{self, BatchMeta},
 };
 use afflux_types::{Offset, Timestamp, TopicPartition};
 use bytes::Bytes;
@@ -171,9 +171,7 @@ pub(crate) fn build(
             entries.map(|(m, e)| frame::put_entry(&mut payload, m.stream, &e.batch)).collect();
         Body::Whole(payload, starts)
     } else {
-        let chunks = bytes.div_ceil(options.chunk_bytes);
-        let commit = Commit::encoded_bytes(chunks, metas.len());
-        if bytes > options.group_bytes_max || commit > options.whole_group_bytes_max {
+        if !options.takes_group(metas.len(), bytes) {
             let largest = group.entries.iter().max_by_key(|entry| entry.batch.len());
             let partition = largest.unwrap_or(&group.entries[0]).partition.clone();
             let bytes_max = options.group_bytes_max;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use afflux_record::frame::{self, Commit};
+
 /// Sizes and limits. The defaults are for a node; tests make them small.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
@@ -75,6 +77,32 @@ impl Default for LogOptions {
 }
 
 impl LogOptions {
+    /// Whether one append takes so many batches, which take so many bytes as a group.
+    pub(crate) fn takes_group(&self, batches: usize, bytes: usize) -> bool {
+        let commit = Commit::encoded_bytes(bytes.div_ceil(self.chunk_bytes), batches);
+        bytes <= self.whole_group_bytes_max
+            || bytes <= self.group_bytes_max && commit <= self.whole_group_bytes_max
+    }
+
+    /// The most batches of so many bytes each that one append takes beside one of `other_bytes`.
+    pub fn group_batches_max(&self, batch_bytes: usize, other_bytes: usize) -> usize {
+        let other = frame::group_bytes(std::iter::once(other_bytes));
+        let each = frame::ENTRY_PREFIX_BYTES + batch_bytes;
+        let takes = |batches: usize| self.takes_group(batches + 1, other + batches * each);
+        // More of them are never taken where fewer are not.
+        let (mut most, mut refused) =
+            (0, self.group_bytes_max.max(self.whole_group_bytes_max) / each + 1);
+        while refused - most > 1 {
+            let middle = usize::midpoint(most, refused);
+            if takes(middle) {
+                most = middle;
+            } else {
+                refused = middle;
+            }
+        }
+        most
+    }
+
     /// How far the sealed batches of one answer may lie from each other: half of what is kept of
     /// their blocks.
     pub(crate) fn stretch_max(&self) -> u64 {
@@ -82,5 +110,34 @@ impl LogOptions {
             0 => u64::MAX,
             half => half,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_holds_as_many_batches_as_its_frames_do() {
+        let check = |options: &LogOptions, batch: usize, other: usize| {
+            let most = options.group_batches_max(batch, other);
+            let takes = |batches: usize| {
+                let sizes = std::iter::repeat_n(batch, batches).chain([other]);
+                options.takes_group(batches + 1, frame::group_bytes(sizes))
+            };
+            assert!(takes(most) && !takes(most + 1), "{most} of {batch} and {other}");
+            most
+        };
+        let node = LogOptions::default();
+        // 48 bytes of the commit frame for each, less what names the chunks and the other.
+        assert_eq!(check(&node, 80, 100), 21_842);
+        assert!(check(&node, 80, 40 << 10) >= 21_840);
+        assert_eq!(check(&node, 300 << 20, 0), 1);
+        assert_eq!(check(&node, 512 << 20, 0), 0);
+        let small = LogOptions { whole_group_bytes_max: 8 << 10, chunk_bytes: 4 << 10, ..node };
+        assert_eq!(check(&small, 80, 100), 168);
+        // Few chunks are named, and so what is not staged is more.
+        let tiny = LogOptions { whole_group_bytes_max: 400, chunk_bytes: 16, ..small };
+        assert_eq!(check(&tiny, 20, 20), 12);
     }
 }

@@ -34,7 +34,7 @@ pub use crate::{
     records::{
         HEADERS_MAX, Record, RecordHeader, RecordRef, Records, Unpacked, records, records_bounded,
     },
-    rewrite::{recompress, retain, stamp},
+    rewrite::{recompress, repack, retain, set_latest, stamp},
 };
 
 /// Bytes in front of the records.
@@ -134,8 +134,12 @@ impl Classified for BatchError {
     }
 
     fn hint(&self) -> Option<String> {
-        matches!(self, Self::Magic(_))
-            .then(|| "use a client that speaks Kafka 0.11 or newer".to_owned())
+        let hint = match self {
+            Self::Magic(_) => "use a client that speaks Kafka 0.11 or newer",
+            Self::UnpacksTooLarge { .. } => "send fewer or smaller records in a batch",
+            _ => return None,
+        };
+        Some(hint.to_owned())
     }
 }
 

@@ -11,10 +11,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::{
     batch::{
         ATTRIBUTES_AT, BatchError, COMPRESSION_MASK, CRC_AT, DELETE_HORIZON, HEADER_BYTES, Header,
-        LENGTH_PREFIX_BYTES, LOG_APPEND_TIME, RecordRef,
+        LENGTH_PREFIX_BYTES, LOG_APPEND_TIME, RecordRef, Unpacked,
     },
     builder::put_varint,
-    compression::{Compression, UNPACKED_BYTES_MAX},
+    compression::Compression,
 };
 
 const LENGTH_AT: usize = 8;
@@ -33,17 +33,31 @@ pub fn stamp(batch: &Bytes, time: Timestamp) -> Result<Bytes, BatchError> {
     Ok(seal(out))
 }
 
+/// Says in a batch's header which of its records' times is the latest.
+pub fn set_latest(batch: &Bytes, latest: Timestamp) -> Result<Bytes, BatchError> {
+    let header = Header::parse(batch)?;
+    let mut out = BytesMut::from(&batch[..header.bytes]);
+    put(&mut out, MAX_TIMESTAMP_AT, &latest.0.to_be_bytes());
+    Ok(seal(out))
+}
+
 /// Packs the records of a batch another way. The batch is not changed if that is how they are
 /// packed already.
 pub fn recompress(batch: &Bytes, to: Compression) -> Result<Bytes, BatchError> {
-    let header = Header::parse(batch)?;
-    let from = header.compression()?;
-    if from == to {
+    if Header::parse(batch)?.compression()? == to {
         return Ok(batch.clone());
     }
-    let plain = from.unpack(&batch.slice(HEADER_BYTES..header.bytes), UNPACKED_BYTES_MAX)?;
+    repack(batch, &Unpacked::new(batch)?, to)
+}
+
+/// As [`recompress`], of a batch that is unpacked already: `unpacked` is the same one.
+pub fn repack(batch: &Bytes, unpacked: &Unpacked, to: Compression) -> Result<Bytes, BatchError> {
+    let header = unpacked.header();
+    if header.compression()? == to {
+        return Ok(batch.clone());
+    }
     let attributes = header.attributes & !COMPRESSION_MASK | to.code();
-    Ok(seal(join(batch, &to.pack(&plain)?, attributes)?))
+    Ok(seal(join(batch, &to.pack(unpacked.plain())?, attributes)?))
 }
 
 /// What is left of a batch if only some of its records are: `records`, which are its own. If there

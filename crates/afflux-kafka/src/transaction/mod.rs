@@ -143,12 +143,14 @@ pub(crate) struct Coordinator {
     timeout_max: Duration,
     /// How long an id is kept that nobody uses.
     retention: Duration,
+    /// The most partitions of a transaction: no more can be ended with one append.
+    partitions_max: usize,
     entries: BTreeMap<TransactionalId, Entry>,
 }
 
 impl Coordinator {
-    pub(crate) fn new(timeout_max: Duration, retention: Duration) -> Self {
-        Self { timeout_max, retention, entries: BTreeMap::new() }
+    pub(crate) fn new(timeout_max: Duration, retention: Duration, partitions_max: usize) -> Self {
+        Self { timeout_max, retention, partitions_max, entries: BTreeMap::new() }
     }
 
     /// Takes what a record says; the last one counts.
@@ -304,7 +306,8 @@ impl Coordinator {
     }
 
     /// Adds partitions, and begins a transaction if there is none. The record to be appended, if
-    /// one is needed: `by_data` are added by what is appended to them.
+    /// one is needed: `by_data` are added by what is appended to them. `POLICY_VIOLATION` if the
+    /// transaction would have too many; then none is added.
     pub(crate) fn add(
         &mut self,
         now: Now,
@@ -318,6 +321,9 @@ impl Coordinator {
         }
         let entry = self.entries.get_mut(id).ok_or(ResponseError::InvalidProducerIdMapping)?;
         entry.is_of(who)?;
+        if entry.facts.count_with(partitions) > self.partitions_max {
+            return Err(ResponseError::PolicyViolation);
+        }
         entry.begin(now);
         for partition in partitions {
             let is_new = entry.facts.partitions.insert(partition.clone());
@@ -452,6 +458,12 @@ impl Coordinator {
 }
 
 impl Facts {
+    /// How many partitions there would be with these.
+    fn count_with(&self, more: &[TopicPartition]) -> usize {
+        let new: BTreeSet<_> = more.iter().filter(|at| !self.partitions.contains(at)).collect();
+        self.partitions.len() + new.len()
+    }
+
     /// Who a client is after an init; none if that takes a fresh producer id.
     fn next_identity(
         &self,

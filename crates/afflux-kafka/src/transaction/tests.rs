@@ -27,7 +27,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { coordinator: Coordinator::new(MINUTE * 15, WEEK), id: "id".into(), fresh: 100 }
+        Self { coordinator: Coordinator::new(MINUTE * 15, WEEK, 4), id: "id".into(), fresh: 100 }
     }
 
     /// An init as the edge does it, all appends going well.
@@ -237,12 +237,33 @@ fn what_was_refused_never_was() {
 }
 
 #[test]
+fn a_transaction_takes_no_more_partitions_than_can_be_ended() {
+    let mut world = World::new();
+    let me = world.init(at(0), None).unwrap();
+    let mut add = |partitions: &[i32], by_data: bool| {
+        let partitions: Vec<_> = partitions.iter().map(|index| partition(*index)).collect();
+        let added = world.coordinator.add(at(1), "id", me, &partitions, by_data);
+        let facts = world.coordinator.describe("id").unwrap().0;
+        (added.map(drop), facts.partitions.len())
+    };
+    let refused = Err(ResponseError::PolicyViolation);
+    assert_eq!(add(&[0, 1, 2, 3, 4], false), (refused, 0), "and nothing is begun");
+    assert_eq!(add(&[0, 1, 0], false), (Ok(()), 2));
+    assert_eq!(add(&[2, 3, 4], true), (refused, 2), "all or none");
+    assert_eq!(add(&[1, 2, 3, 3], true), (Ok(()), 4));
+    assert_eq!(add(&[4], true), (refused, 4));
+    assert_eq!(add(&[0, 1, 2, 3], false), (Ok(()), 4), "these are in it");
+    world.end(me, Marker::Commit, 1).unwrap();
+    assert_eq!(world.state(), "CompleteCommit");
+}
+
+#[test]
 fn time_outs_go_on_after_a_restart() {
     let mut world = World::new();
     let me = world.init(at(0), None).unwrap();
     world.add(me).unwrap();
     let facts = world.coordinator.describe("id").unwrap().0.clone();
-    let mut restarted = Coordinator::new(MINUTE, WEEK);
+    let mut restarted = Coordinator::new(MINUTE, WEEK, 4);
     // The node's own clock begins at 0 again; the transaction began 41 seconds ago.
     let now = Now { monotonic: Duration::ZERO, wall: Timestamp(42_000) };
     restarted.restore(now, "id".into(), facts);

@@ -21,12 +21,13 @@ mod producers;
 mod tools;
 mod upkeep;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use afflux_env::Env;
 use afflux_log::{EmbeddedLog, Entry, Group, Isolation, Log as _, Ticket, TopicSpec};
-use afflux_record::{Compression, Marker, batch};
-use afflux_types::{LeaderEpoch, ProducerEpoch, ProducerId, TopicName, TopicPartition};
+use afflux_record::{BatchError, Compression, Marker, batch};
+use afflux_types::{LeaderEpoch, ProducerEpoch, ProducerId, Timestamp, TopicName, TopicPartition};
+use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
@@ -36,7 +37,9 @@ use crate::{
     StartError,
     broker::{Broker, OFFSETS_TOPIC, TRANSACTIONS_TOPIC, blocking},
     code,
-    transaction::{Coordinator, End, Facts, Identity, Now, TransactionalId, record},
+    transaction::{
+        Coordinator, EPOCH_BUMP, End, Facts, Identity, Now, State, TransactionalId, record,
+    },
 };
 
 /// How much of the topic is read at once at start.
@@ -65,7 +68,7 @@ impl Transactions {
         timeout_max: Duration,
         retention: Duration,
     ) -> Result<Self, StartError> {
-        let mut coordinator = Coordinator::new(timeout_max, retention);
+        let mut coordinator = Coordinator::new(timeout_max, retention, partitions_max(log));
         let topic = OnceCell::new();
         if let Some(partition) = state_partition()
             && log.partition_count(&partition.topic).is_some()
@@ -132,6 +135,31 @@ impl Transactions {
     }
 }
 
+/// The most partitions of a transaction. Its end is one append: a marker for each, and the record of
+/// how it ended, under the longest id that there can be.
+fn partitions_max(log: &EmbeddedLog) -> usize {
+    let (producer, epoch) = (ProducerId(i64::MAX), ProducerEpoch(i16::MAX));
+    let marker = Marker::Commit.batch(producer, epoch, i32::MAX, Timestamp(i64::MAX));
+    let ended = Facts {
+        producer: Identity { id: producer.0, epoch: epoch.0 },
+        previous: i64::MAX,
+        last_epoch: -1,
+        timeout: Duration::from_millis(i32::MAX as u64),
+        state: State::CompleteCommit,
+        partitions: BTreeSet::new(),
+        started: Some(Timestamp(i64::MAX)),
+        updated: Timestamp(i64::MAX),
+        version: EPOCH_BUMP,
+    };
+    let longest = "i".repeat(i16::MAX as usize);
+    let record = state_batch(Timestamp(i64::MAX), &longest, Some(&ended));
+    match (marker, record) {
+        (Ok(marker), Ok(record)) => log.options().group_batches_max(marker.len(), record.len()),
+        // Neither is ever too large to be a batch.
+        _ => usize::MAX,
+    }
+}
+
 /// The one partition of what transactional ids are up to.
 fn state_partition() -> Option<TopicPartition> {
     Some(TopicPartition::new(TopicName::new(TRANSACTIONS_TOPIC).ok()?, 0))
@@ -156,12 +184,16 @@ fn state_entry(
     id: &TransactionalId,
     facts: Option<&Facts>,
 ) -> Result<Entry, ResponseError> {
+    let partition = state_partition().ok_or(ResponseError::UnknownServerError)?;
+    let batch = state_batch(broker.env.clock.now(), id, facts);
+    Ok(Entry { partition, batch: batch.map_err(|error| code::of_batch(&error))? })
+}
+
+fn state_batch(now: Timestamp, id: &str, facts: Option<&Facts>) -> Result<Bytes, BatchError> {
     let mut builder = batch::Builder::new(Compression::None);
     let value = facts.map(record::encode_value);
-    builder.push(broker.env.clock.now(), Some(&record::encode_key(id)), value.as_deref());
-    let partition = state_partition().ok_or(ResponseError::UnknownServerError)?;
-    let batch = builder.finish().map_err(|error| code::of_batch(&error))?;
-    Ok(Entry { partition, batch })
+    builder.push(now, Some(&record::encode_key(id)), value.as_deref());
+    builder.finish()
 }
 
 fn marker_entry(

@@ -31,6 +31,10 @@ use crate::{
 const ADDING_PRODUCE: i16 = 12;
 /// The first version of Produce whose clients know that a transaction may have to be aborted.
 const ABORTABLE_PRODUCE: i16 = 11;
+/// The same of `AddPartitionsToTxn`.
+const ABORTABLE_ADD: i16 = 5;
+/// The same of `AddOffsetsToTxn`.
+const ABORTABLE_ADD_OFFSETS: i16 = 4;
 /// The version of `EndTxn` that raises the epoch.
 const BUMPING_END: i16 = 5;
 
@@ -77,6 +81,7 @@ impl Transactions {
             ResponseError::TransactionAbortable if !writing.knows_abortable => {
                 ResponseError::InvalidTxnState
             }
+            ResponseError::PolicyViolation => too_many(&writing.id, writing.knows_abortable),
             // What older clients know how to try again.
             ResponseError::ConcurrentTransactions => ResponseError::NotEnoughReplicas,
             error => error,
@@ -118,7 +123,7 @@ impl Transactions {
         if context.version >= 4 {
             let mut results = Vec::with_capacity(request.transactions.len());
             for transaction in request.transactions {
-                let topics = add_one(broker, &transaction, true).await;
+                let topics = add_one(broker, &transaction, context.version).await;
                 results.push(
                     AddPartitionsToTxnResult::default()
                         .with_transactional_id(transaction.transactional_id)
@@ -132,7 +137,7 @@ impl Transactions {
             .with_producer_id(request.v3_and_below_producer_id)
             .with_producer_epoch(request.v3_and_below_producer_epoch)
             .with_topics(request.v3_and_below_topics);
-        let topics = add_one(broker, &transaction, context.version >= 2).await;
+        let topics = add_one(broker, &transaction, context.version).await;
         AddPartitionsToTxnResponse::default().with_results_by_topic_v3_and_below(topics)
     }
 
@@ -146,7 +151,8 @@ impl Transactions {
         let who = Identity { id: request.producer_id.0, epoch: request.producer_epoch };
         let added = async {
             let partition = Groups::ensure_offsets(broker).await?;
-            add(broker, &id, who, &[partition]).await
+            let knows_abortable = context.version >= ABORTABLE_ADD_OFFSETS;
+            add(broker, &id, who, &[partition], knows_abortable).await
         };
         let outcome = added.await.map_err(|error| older(error, context.version >= 2));
         AddOffsetsToTxnResponse::default().with_error_code(code::number(&outcome))
@@ -179,6 +185,21 @@ fn older(error: ResponseError, is_new: bool) -> ResponseError {
     match error {
         ResponseError::ProducerFenced if !is_new => ResponseError::InvalidProducerEpoch,
         error => error,
+    }
+}
+
+/// A transaction would have more partitions than can be ended at once: its client has to abort it.
+/// To try again would be no use, and clients that do not know the first word abort at the other.
+fn too_many(id: &TransactionalId, knows_abortable: bool) -> ResponseError {
+    tracing::warn!(
+        id = &**id,
+        "a transaction has as many partitions as can be ended in one write, and gets no more: its \
+         client has to write to fewer partitions in a transaction"
+    );
+    if knows_abortable {
+        ResponseError::TransactionAbortable
+    } else {
+        ResponseError::PolicyViolation
     }
 }
 
@@ -277,7 +298,7 @@ async fn end(
 async fn add_one(
     broker: &Arc<Broker>,
     request: &AddPartitionsToTxnTransaction,
-    is_new: bool,
+    version: i16,
 ) -> Vec<AddPartitionsToTxnTopicResult> {
     let id = TransactionalId::from(&**request.transactional_id);
     let who = Identity { id: request.producer_id.0, epoch: request.producer_epoch };
@@ -304,9 +325,9 @@ async fn add_one(
             partition.map_or(Ok(()), |partition| coordinator.verify(&id, who, &partition))
         });
     } else {
-        add(broker, &id, who, &wanted).await
+        add(broker, &id, who, &wanted, version >= ABORTABLE_ADD).await
     };
-    let outcome = outcome.map_err(|error| older(error, is_new));
+    let outcome = outcome.map_err(|error| older(error, version >= 2));
     answer(&request.topics, |topic, index| {
         if unknown.contains(&(topic, index)) {
             return Err(ResponseError::UnknownTopicOrPartition);
@@ -348,10 +369,15 @@ async fn add(
     id: &TransactionalId,
     who: Identity,
     partitions: &[TopicPartition],
+    knows_abortable: bool,
 ) -> Result<(), ResponseError> {
     let written = {
         let mut coordinator = broker.transactions.coordinator.lock();
-        let record = coordinator.add(now(&broker.env), id, who, partitions, false)?;
+        let added = coordinator.add(now(&broker.env), id, who, partitions, false);
+        let record = added.map_err(|error| match error {
+            ResponseError::PolicyViolation => too_many(id, knows_abortable),
+            error => error,
+        })?;
         let Some(facts) = record else { return Ok(()) };
         append_state(broker, id, Some(&facts))
     };

@@ -2,6 +2,7 @@
 //! request, and must answer with the same error codes. One of them is Apache Kafka.
 
 mod coordinators;
+mod records;
 
 use std::{fmt::Debug, net::TcpStream};
 
@@ -54,14 +55,26 @@ const HEARTBEAT: &str = "consumer.heartbeat.interval.ms";
 const TOPIC: &str = "edges";
 
 /// What is answered otherwise. The first is for followers, of which there are none. For the next
-/// two Kafka says `UNKNOWN_SERVER_ERROR`. The last two it takes: to delete a setting that it does not
-/// know, and a topic that is neither deleted from nor compacted.
+/// two Kafka says `UNKNOWN_SERVER_ERROR`, and so it does for wrong offsets in compressed batches. All
+/// else it takes: to delete a setting that it does not know, a topic that is neither deleted from nor
+/// compacted, two topics of one request that collide, and records that readers stumble over.
 pub(crate) const DIFFERENT: &[&str] = &[
     "FetchRequest 12: fetched in an epoch that was not",
     "DescribeTopicPartitionsRequest 0: \"\"",
     "IncrementalAlterConfigsRequest 1: an operation that is not known",
+    "ProduceRequest 9: an offset twice, gzip",
+    "ProduceRequest 9: turned round, gzip",
+    "ProduceRequest 9: an offset behind the last, gzip",
     "IncrementalAlterConfigsRequest 1: not known, deleted",
     "IncrementalAlterConfigsRequest 1: all subtracted",
+    "CreateTopicsRequest 7: alike",
+    "ProduceRequest 9: an offset twice, none",
+    "ProduceRequest 9: turned round, none",
+    "ProduceRequest 9: an offset behind the last, none",
+    "ProduceRequest 9: no length, gzip",
+    "ProduceRequest 9: empty, gzip",
+    "ProduceRequest 9: too long, gzip",
+    "ProduceRequest 9: too short, gzip",
 ];
 
 /// A node that is asked, and what it answered: the question, and all error codes in the answer.
@@ -76,6 +89,8 @@ pub(crate) fn ask(bootstrap: &str) -> Vec<(String, Vec<String>)> {
     let mut asked = Asked { connection, answers: Vec::new() };
     asked.prepare();
     asked.produce();
+    asked.records();
+    asked.names();
     asked.fetch();
     asked.list_offsets();
     asked.metadata();
@@ -374,7 +389,12 @@ impl Asked {
         check("a setting that is not known", set("moon.phase", Some("full")));
         check("a setting without a value", set("retention.ms", None));
         check("a setting that can not be", set("retention.ms", Some("often")));
+        for name in ["edges.compacted", "edges_compacted", "edges-compacted", "__consumer.offsets"]
+        {
+            check(name, new(name, 1, 1));
+        }
         self.ask("twice", 7, &create(vec![new("new", 1, 1), new("new", 1, 1)]));
+        self.ask("alike", 7, &create(vec![new("n.w", 1, 1), new("n_w", 1, 1)]));
         self.ask("one good, one not", 7, &create(vec![new("new", 1, 1), new("", 1, 1)]));
         let state = |name: Option<&str>, id: u128| {
             DeleteTopicState::default()
