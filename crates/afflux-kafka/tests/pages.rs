@@ -38,7 +38,10 @@ configs, groups, offsets, transactions, log directories, console producer and co
 that measure producers and consumers), and Kafka Streams counting words with
 `processing.guarantee=exactly_once_v2` and reading a table from a compacted topic. Some three
 hundred requests that ask for what is not there, or can not be, are put to the node and to Apache
-Kafka 4.3.1, and refused with the same codes, but that settings which are not known can not be
+Kafka 4.3.1, and answered with the same codes, but for five. A fetch that names in which epoch of the
+leader its last record was is served whatever it names, which only followers do. Where Kafka
+says `UNKNOWN_SERVER_ERROR`, a topic without a name is described as `INVALID_TOPIC_EXCEPTION`, and an
+operation on settings that is not known is `INVALID_REQUEST`. Settings which are not known can not be
 deleted, and `cleanup.policy` can not be empty.
 
 Clients bring tests of their own that want a broker. Not with every change, but last on 22 November
