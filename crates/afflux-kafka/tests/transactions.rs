@@ -17,10 +17,7 @@ use std::{
     time::Duration,
 };
 
-use afflux_env::{
-    Clock as _,
-    sim::{Failure, Operation, Sim, SimRandom},
-};
+use afflux_env::sim::{Failure, Operation, Sim, SimRandom};
 use afflux_kafka::Options;
 use afflux_log::{
     Bounds, EmbeddedLog, Entry, Group, Isolation, Log as _, TopicSpec, error::ReadError,
@@ -35,9 +32,8 @@ use afflux_types::{
 use kafka_protocol::{
     ResponseError,
     messages::{
-        DeleteTopicsRequest, DescribeTransactionsRequest, FetchRequest, FetchResponse,
-        OffsetFetchRequest, WriteTxnMarkersRequest,
-        fetch_request::{FetchPartition, FetchTopic},
+        DeleteTopicsRequest, DescribeTransactionsRequest, OffsetFetchRequest,
+        WriteTxnMarkersRequest,
         offset_fetch_request::OffsetFetchRequestTopic,
         write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic},
     },
@@ -45,8 +41,8 @@ use kafka_protocol::{
 };
 use producer::{Ask, outcome};
 use reading::visible;
-use sim::{Node, call, frame, open_log, patiently, receive, small, wire_name};
-use tokio::{io::AsyncWriteExt, task::JoinSet};
+use sim::{Node, call, open_log, patiently, small, wire_name};
+use tokio::task::JoinSet;
 
 const PARTITIONS: i32 = 3;
 
@@ -527,59 +523,4 @@ async fn what_hangs_is_ended_by_tools_and_at_start() {
     let node = restart(&sim, node).await;
     assert_eq!(node.log.open_transactions(), [], "aborted before anybody is served");
     assert_eq!(read(&node.log).len(), 0);
-}
-
-/// What is committed of partition 0 from an offset on, if need be after a wait.
-fn wait_from(offset: i64, wait: Duration) -> FetchRequest {
-    let at = FetchPartition::default().with_fetch_offset(offset).with_partition_max_bytes(1 << 20);
-    let topic = FetchTopic::default().with_topic(wire_name("t")).with_partitions(vec![at]);
-    FetchRequest::default()
-        .with_max_wait_ms(wait.as_millis() as i32)
-        .with_min_bytes(1)
-        .with_max_bytes(1 << 20)
-        .with_isolation_level(1)
-        .with_topics(vec![topic])
-}
-
-#[tokio::test]
-async fn who_reads_what_is_committed_is_woken_by_an_end_alone() {
-    const WAIT: Duration = Duration::from_secs(20);
-    let sim = Sim::new(1);
-    // Time stands still: no wait is over before it is moved.
-    sim.clock.wake_sleepers();
-    let node = start(&sim).await;
-    let mut client = init(&node, "id", true).await.unwrap();
-    let (mut from, mut stream) = (0, node.connect().await);
-    for marker in [Some(Marker::Commit), Some(Marker::Abort), None] {
-        client.produce(0, "first").await.unwrap();
-        stream.write_all(&frame(5, 1, &wait_from(from, WAIT))).await.unwrap();
-        let mut answer = Box::pin(receive::<FetchResponse>(&mut stream, 5));
-        for number in 0..20 {
-            // Acknowledged, so durable: whoever waits for that is woken, and has its turn.
-            client.produce(0, "more").await.unwrap();
-            for _ in 0..50 {
-                tokio::select! {
-                    biased;
-                    _ = &mut answer => panic!("{marker:?}: answered, and {number} have no end"),
-                    () = tokio::task::yield_now() => {}
-                }
-            }
-        }
-        assert_eq!(sim.clock.monotonic(), Duration::ZERO);
-        let time = async {
-            match marker {
-                Some(marker) => client.end(marker).await.unwrap(),
-                None => sim.clock.advance(WAIT),
-            }
-        };
-        let woken = async { tokio::join!(time, answer).1 };
-        let (_, answer) = patiently("nobody is woken", woken).await;
-        let at = &answer.responses[0].partitions[0];
-        assert_eq!(at.records.as_ref().unwrap().is_empty(), marker.is_none(), "{marker:?}");
-        // Behind 21 records and a marker.
-        assert_eq!(at.last_stable_offset, from + if marker.is_some() { 22 } else { 0 });
-        let aborted = at.aborted_transactions.iter().flatten().count();
-        assert_eq!(aborted, usize::from(marker == Some(Marker::Abort)));
-        from = at.last_stable_offset;
-    }
 }
