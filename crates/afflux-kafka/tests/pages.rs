@@ -35,8 +35,10 @@ const BESIDE: &str = "
 
 Beside these the tests run what Apache Kafka 4.3.1 comes with: its command line tools (topics,
 configs, groups, offsets, transactions, log directories, console producer and consumer, and those
-that measure producers and consumers), and Kafka Streams counting words with
-`processing.guarantee=exactly_once_v2` and reading a table from a compacted topic. Some three
+that measure producers and consumers), its formatters of `__consumer_offsets` and
+`__transaction_state`, and Kafka Streams counting words with
+`processing.guarantee=exactly_once_v2` and reading a table from a compacted topic; and a group
+of librdkafka's consumers that cooperate (`cooperative-sticky`), which come and go. Some three
 hundred requests that ask for what is not there, or can not be, are put to the node and to Apache
 Kafka 4.3.1, and answered with the same codes, but for five. A fetch that names in which epoch of the
 leader its last record was is served whatever it names, which only followers do. Where Kafka
