@@ -71,6 +71,8 @@ pub struct SimClock {
 #[derive(Debug, Default)]
 struct Time {
     elapsed: Duration,
+    /// How far the wall clock is ahead of that, in milliseconds, or behind it.
+    ahead: i64,
     /// Who waits until when, each with a number.
     sleepers: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
     sleepers_ever: u64,
@@ -101,6 +103,12 @@ impl SimClock {
         }
     }
 
+    /// Sets the wall clock so many milliseconds ahead of the time that has passed, or behind it.
+    /// Nothing else moves, and nobody wakes.
+    pub fn set_wall(&self, ahead: i64) {
+        self.time.lock().ahead = ahead;
+    }
+
     /// From now on waiting takes simulated time only: whoever moves it moves all. Else it takes
     /// the machine's, for tests whose time stands still.
     pub fn wake_sleepers(&self) {
@@ -110,7 +118,8 @@ impl SimClock {
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        self.start.saturating_add(self.monotonic())
+        let time = self.time.lock();
+        Timestamp(self.start.saturating_add(time.elapsed).0.saturating_add(time.ahead))
     }
 
     fn monotonic(&self) -> Duration {
@@ -170,6 +179,25 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
+
+    #[test]
+    fn the_wall_clock_is_set_apart_from_the_other() {
+        let clock = SimClock::default();
+        clock.wake_sleepers();
+        let mut sleeper = clock.sleep(Duration::from_secs(1));
+        let start = clock.now();
+        let shows = |seconds: i64| assert_eq!(clock.now(), Timestamp(start.0 + seconds * 1_000));
+        clock.set_wall(7_000);
+        shows(7);
+        clock.set_wall(-2_000);
+        shows(-2);
+        assert_eq!(clock.monotonic(), Duration::ZERO);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(sleeper.as_mut().poll(&mut cx).is_pending());
+        clock.advance(Duration::from_secs(1));
+        shows(-1);
+        assert!(sleeper.as_mut().poll(&mut cx).is_ready());
+    }
 
     #[test]
     fn sleepers_wake_when_time_is_moved() {

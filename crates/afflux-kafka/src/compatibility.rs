@@ -47,7 +47,19 @@ fn note(key: ApiKey) -> &'static str {
         ApiKey::Fetch => "Sessions are declined: each request names all that it wants",
         ApiKey::ListOffsets => "Nothing is tiered: the latest tiered offset is -1",
         ApiKey::InitProducerId => "Two-phase commit (KIP-939) is refused",
-        ApiKey::WriteTxnMarkers => "Ends the transaction as a whole, in all its partitions",
+        ApiKey::WriteTxnMarkers => {
+            "Ends the transaction as a whole, in all its partitions. The coordinator's epoch is not \
+             checked: there is one coordinator"
+        }
+        ApiKey::DescribeProducers => "The coordinator's epoch is always -1",
+        ApiKey::JoinGroup => {
+            "What members say of themselves may have 4 MiB together. A group that was empty waits \
+             200 ms by default (`group.initial.rebalance.delay.ms`), not 3 s"
+        }
+        ApiKey::ConsumerGroupHeartbeat => {
+            "Expressions are those of Rust's `regex`, not RE2's. What members say of themselves may \
+             have 4 MiB together"
+        }
         ApiKey::Metadata => "One node",
         ApiKey::DescribeCluster => {
             "One node, which is the controller too. Endpoints of controllers are refused"

@@ -35,11 +35,18 @@ const BESIDE: &str = "
 
 Beside these the tests run what Apache Kafka 4.3.1 comes with: its command line tools (topics,
 configs, groups, offsets, transactions, log directories, console producer and consumer, and those
-that measure producers and consumers), and Kafka Streams counting words with
-`processing.guarantee=exactly_once_v2` and reading a table from a compacted topic. Some three
+that measure producers and consumers), its formatters of `__consumer_offsets` and
+`__transaction_state`, and Kafka Streams counting words with
+`processing.guarantee=exactly_once_v2` and reading a table from a compacted topic; and a group
+of librdkafka's consumers that cooperate (`cooperative-sticky`), which come and go. Some three
 hundred requests that ask for what is not there, or can not be, are put to the node and to Apache
-Kafka 4.3.1, and refused with the same codes, but that settings which are not known can not be
-deleted, and `cleanup.policy` can not be empty.
+Kafka 4.3.1, and answered with the same codes, but for these. A fetch that names in which epoch of the
+leader its last record was is served whatever it names, which only followers do. Where Kafka
+says `UNKNOWN_SERVER_ERROR`, a topic without a name is described as `INVALID_TOPIC_EXCEPTION`, and an
+operation on settings that is not known is `INVALID_REQUEST`. Settings which are not known can not be
+deleted, and `cleanup.policy` can not be empty. Records at other offsets than their places in the
+batch, or of other lengths than they say, are `INVALID_RECORD` in every batch: Kafka takes some of
+them, for readers to stumble over. Of two topics in one request whose names collide one is made.
 
 Clients bring tests of their own that want a broker. Not with every change, but last on 22 November
 2026, those of librdkafka 2.12.1 and confluent-kafka-go 2.12.0 (with both group protocols), rdkafka

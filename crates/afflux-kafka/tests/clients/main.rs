@@ -179,6 +179,13 @@ fn sarama() {
     check("sarama", &mut go("sarama"));
 }
 
+/// Partitions move from one to another of its members, and the others go on.
+#[test]
+fn a_group_of_python_clients_cooperates() {
+    let node = Afflux::start();
+    run(program(place(PYTHON), "cooperative.py").arg(node.bootstrap()), "");
+}
+
 #[test]
 fn kafkas_tools() {
     tools::check(&Afflux::start().bootstrap());
@@ -202,6 +209,7 @@ fn apache_kafka_does_the_same() {
     let java = java_client();
     let started = Program::start(&mut java.command(java::KAFKA));
     check_with(&mut kafka, "Java 4", Box::new(started));
+    run(program(place(PYTHON), "cooperative.py").arg(kafka.bootstrap()), "");
     tools::check(&kafka.bootstrap());
 }
 

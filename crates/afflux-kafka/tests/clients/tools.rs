@@ -2,6 +2,8 @@
 //!
 //! What they must print is what they print of Apache Kafka: the same runs against it.
 
+use std::{io::Read, process::Stdio};
+
 use crate::{java, run};
 
 /// Tool, arguments, input, what it prints.
@@ -106,7 +108,8 @@ pub(crate) fn check(bootstrap: &str) {
         (&tool("TopicCommand"), "--alter --topic tools --partitions 3", "", &[]),
         (
             &tool("ProducerPerformance"),
-            "--topic tools --num-records 1000 --record-size 100 --throughput -1",
+            "--topic tools --num-records 1000 --record-size 100 --throughput -1 \
+             --transactional-id tools",
             "",
             &["1000 records sent"],
         ),
@@ -125,4 +128,60 @@ pub(crate) fn check(bootstrap: &str) {
             assert!(said.contains(part), "{class} {arguments}: no {part:?} in\n{said}");
         }
     }
+    for (topic, formatter, parts) in RECORDS {
+        prints(bootstrap, topic, formatter, parts);
+    }
+}
+
+/// What Kafka's formatters make of what the runs have left in the node's own topics.
+const RECORDS: &[(&str, &str, &[&str])] = &[
+    (
+        "__consumer_offsets",
+        "OffsetsMessageFormatter",
+        &[
+            r#""group":"tools","topic":"tools","partition":0}},"value":{"version":4,"data":{"offset":10,"#,
+        ],
+    ),
+    (
+        "__consumer_offsets",
+        "GroupMetadataMessageFormatter",
+        &[
+            r#""group":"tools"}},"value":{"version":3,"data":{"protocolType":"consumer","generation":1,"#,
+            r#""clientId":"console-consumer","clientHost":"/127.0.0.1","#,
+        ],
+    ),
+    (
+        "__transaction_state",
+        "TransactionLogMessageFormatter",
+        &[
+            r#""transactionalId":"tools"}},"value":{"version":1,"data":{"producerId":"#,
+            r#""transactionPartitions":[{"topic":"tools","partitionIds":["#,
+            // It is committed.
+            r#""transactionStatus":4"#,
+        ],
+    ),
+];
+
+/// Reads a topic until there are all parts in what is printed, which has no lines.
+fn prints(bootstrap: &str, topic: &str, formatter: &str, parts: &[&str]) {
+    let mut command = java::kafka("org.apache.kafka.tools.consumer.ConsoleConsumer");
+    let formatter = format!("org.apache.kafka.tools.consumer.{formatter}");
+    command.args(["--bootstrap-server", bootstrap, "--topic", topic, "--formatter", &formatter]);
+    // Without a group, which would leave more of its own there. It ends if nothing comes so long.
+    command.args(["--partition", "0", "--offset", "earliest", "--timeout-ms", "20000"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    let (mut said, mut piece) = (String::new(), [0; 4 << 10]);
+    let has_all = |said: &str| parts.iter().all(|part| said.contains(part));
+    while !has_all(&said) {
+        let bytes = output.read(&mut piece).unwrap();
+        if bytes == 0 {
+            break;
+        }
+        said += std::str::from_utf8(&piece[..bytes]).unwrap();
+    }
+    // It may have ended.
+    let _ = child.kill();
+    child.wait().unwrap();
+    assert!(has_all(&said), "{formatter}: not all of {parts:?} in\n{said}");
 }

@@ -25,10 +25,13 @@ pub(crate) enum Event {
     Forgotten,
     /// A static member has the place that another one of its name had before.
     Returned,
+    /// The wall clock was set back, and forward.
+    SetBack,
+    SetForward,
 }
 
 impl Event {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Deleted,
         Self::Trimmed,
         Self::Grown,
@@ -37,6 +40,8 @@ impl Event {
         Self::Exhausted,
         Self::Forgotten,
         Self::Returned,
+        Self::SetBack,
+        Self::SetForward,
     ];
 
     pub(crate) fn happened_in(self, history: &History) -> bool {
@@ -52,6 +57,8 @@ impl Event {
                 partitions.is_some_and(|partitions| is_forgotten(sweep, partitions))
             }),
             Self::Returned => syncs(history).any(|word| is_back(history, word)),
+            Self::SetBack => history.wall.iter().any(|(before, behind)| behind < before),
+            Self::SetForward => history.wall.iter().any(|(before, behind)| behind > before),
         }
     }
 }

@@ -253,6 +253,8 @@ pub(crate) struct History {
     pub(crate) words: Vec<Word>,
     /// When so much time went by that static members were over.
     pub(crate) aged: Option<Moment>,
+    /// What the wall clock showed before it was set, and behind that.
+    pub(crate) wall: Vec<(Timestamp, Timestamp)>,
     /// What the steady topic's partitions hold.
     pub(crate) found: BTreeMap<i32, Found>,
     /// Topics of other kinds that there were.

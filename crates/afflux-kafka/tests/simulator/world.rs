@@ -5,7 +5,9 @@
 //!    among all tasks: the seed decides what comes when. Some producers have few epochs left.
 //! 2. The node lives several lives. Each ends with a power cut, at a write or a sync or anywhere,
 //!    with a disk that fails, or in order; meanwhile the disk may fill up, something can not be
-//!    read, and the clock may jump. Each has sizes of its own, of files, blocks and what is kept.
+//!    read, and time may jump. In some worlds the wall clock is set forward and back, too, while the
+//!    node is there or between two of its lives. Each has sizes of its own, of files, blocks and what
+//!    is kept.
 //! 3. When all clients are done it is restarted once more, what they left open is fenced, and
 //!    everything is read. Then so much time goes by that commits are no longer kept.
 
@@ -61,8 +63,10 @@ pub(crate) enum Broken {
 const LIVES: u64 = 5;
 /// How long a producer is known that writes nothing, and a commit that nobody needs.
 const KEPT: Duration = Duration::from_hours(24);
-/// Less than that, however often the other jumps come.
-const NEARLY_KEPT: Duration = Duration::from_hours(23);
+/// Less than that, however often the other jumps come, and however the wall clock is set.
+const NEARLY_KEPT: Duration = Duration::from_hours(17);
+/// How far the wall clock may be ahead of time, or behind.
+const ASTRAY: Duration = Duration::from_hours(3);
 /// Longer than transactions and members may take.
 const LAPSE: Duration = Duration::from_secs(61);
 /// Ids of transactional producers.
@@ -80,6 +84,8 @@ struct World {
     steps: Arc<AtomicU64>,
     /// Whether time has jumped as far as it may: less than producers and commits are kept.
     has_aged: AtomicBool,
+    /// How the wall clock is set, if it is. Apart from the rest, which is the same without it.
+    setting: Option<SimRandom>,
 }
 
 /// Lives a seed's world; its history.
@@ -90,7 +96,9 @@ pub(crate) async fn live(seed: u64, broken: Broken) -> History {
     diary.shows_all.store(broken == Broken::Isolation, Ordering::SeqCst);
     diary.forgets.store(broken == Broken::Sequences, Ordering::SeqCst);
     diary.idles.store(broken == Broken::Deletion, Ordering::SeqCst);
+    let setting = SimRandom::new(seed ^ 0xC10C);
     let world = World {
+        setting: (setting.below(2) == 0).then_some(setting),
         broken,
         random: SimRandom::new(seed ^ 0x0417),
         log: Arc::default(),
@@ -308,6 +316,18 @@ impl World {
         self.start().await
     }
 
+    /// Sets the wall clock to where it may be, forward or back.
+    fn set_clock(&self, diary: &Diary) {
+        let (Some(random), clock) = (&self.setting, &self.sim.clock) else { return };
+        let (before, most) = (clock.now(), ASTRAY.as_millis() as i64);
+        clock.set_wall(random.below(2 * most as u64) as i64 - most);
+        if clock.now() > before {
+            // As if so much time had gone by for what is old.
+            diary.jumped.store(clock.monotonic().as_micros() as u64, Ordering::SeqCst);
+        }
+        diary.history.lock().wall.push((before, clock.now()));
+    }
+
     /// Something befalls the node, sooner or later; its next life.
     async fn befall(&self, node: Node, clients: &mut JoinSet<()>, diary: &Diary) -> Node {
         let operation = [Operation::Write, Operation::Sync][self.random.below(2) as usize];
@@ -336,6 +356,8 @@ impl World {
         let (fills, empties) = (begun + self.random.below(400), begun + self.random.below(1_500));
         let jumps = begun + self.random.below(4_000);
         let mut has_jumped = false;
+        let random = self.setting.as_ref();
+        let mut sets = random.map_or(u64::MAX, |random| begun + random.below(2_000));
         loop {
             let now = self.steps.load(Ordering::SeqCst);
             if let Some(ended) = clients.try_join_next() {
@@ -359,11 +381,19 @@ impl World {
                 self.sim.clock.advance(time);
                 diary.jumped.store(self.sim.clock.monotonic().as_micros() as u64, Ordering::SeqCst);
             }
+            if now >= sets {
+                sets = u64::MAX;
+                self.set_clock(diary);
+            }
             tokio::task::yield_now().await;
         }
         let (lived, left) = (self.steps.load(Ordering::SeqCst) - begun, clients.len());
         let failed = node.log.failure().is_some();
         println!("  {lived} steps, {left} clients left, crashes {crashes}, failed {failed}");
+        // A machine that starts has the time from elsewhere.
+        if random.is_some_and(|random| random.below(3) == 0) {
+            self.set_clock(diary);
+        }
         self.restart(node, crashes).await
     }
 }

@@ -251,7 +251,7 @@ pub static SETTINGS: &[Setting] = &[
         "preallocate",
         Boolean,
         "true",
-        "every journal file is written with zeros before it is used",
+        "journal files have their size before they are used, and zeros where that pays",
         Some("log.preallocate"),
         "Whether files are made before they are needed.",
     ),

@@ -2,8 +2,9 @@
 //! protocol, and their kin. Pure functions; each names what it found.
 //!
 //! Write cycles between transactions of different ids (G0) are none of them: records of open
-//! transactions lie between each other in every partition, as in Kafka. Those of one id are in
-//! order, and nobody sees a transaction that, through others, saw it (G1c).
+//! transactions lie between each other in every partition, as in Kafka, and Jepsen allows that
+//! (`docs/durability.md` says where). Those of one id are in order, and nobody sees a transaction
+//! that, through others, saw it (G1c).
 //!
 //! Here is what the steady topic is held to; topics that come and go, or lose records, are in
 //! `passing`, what times and keys say of both in `times`, and static members in `places`.
