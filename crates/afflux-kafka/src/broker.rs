@@ -14,7 +14,11 @@ use kafka_protocol::{
     },
     protocol::{Encodable, HeaderVersion, StrBytes},
 };
-use tokio::{sync::Semaphore, task::JoinError};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::Semaphore,
+    task::JoinError,
+};
 
 use crate::{
     Options, api,
@@ -379,6 +383,14 @@ pub(crate) async fn blocking<T: Send + 'static>(
         tokio::task::spawn_blocking(move || work(&log))
     };
     working.await
+}
+
+/// Does what takes a while, and lets other tasks be done elsewhere meanwhile.
+pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
+    }
 }
 
 /// A topic's name for an answer.

@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 
 use afflux_log::settings::Rules;
 use afflux_record::{
-    Header,
+    Compression, Header,
     batch::{self, Unpacked},
 };
 use afflux_types::{Classified as _, Timestamp};
@@ -35,6 +35,8 @@ pub(crate) struct Taken {
     pub(crate) batch: Bytes,
     /// The time that its records got, if it is not the client's.
     pub(crate) append_time: Option<Timestamp>,
+    /// How many bytes were unpacked or packed for it.
+    pub(crate) repacked: usize,
 }
 
 /// Why a batch is not taken.
@@ -63,6 +65,8 @@ pub(crate) fn take(
     }
     let unpacked = Unpacked::new(&batch).map_err(|error| malformed(&error))?;
     let latest = check_records(&unpacked, rules, now)?;
+    let is_plain = header.compression() == Ok(Compression::None) && rules.compression.is_none();
+    let repacked = if is_plain { 0 } else { unpacked.bytes() };
     let mut batch = batch;
     if let Some(codec) = rules.compression {
         batch = batch::repack(&batch, &unpacked, codec).map_err(|error| malformed(&error))?;
@@ -74,7 +78,7 @@ pub(crate) fn take(
     } else if latest != header.max_timestamp {
         batch = batch::set_latest(&batch, latest).map_err(|error| malformed(&error))?;
     }
-    Ok(Taken { batch, append_time })
+    Ok(Taken { batch, append_time, repacked })
 }
 
 fn malformed(error: &afflux_record::BatchError) -> Refused {

@@ -10,8 +10,8 @@
 
 use std::sync::Arc;
 
-use afflux_log::{Entry, Log as _, Ticket, TicketSender, Topic};
-use afflux_record::batch;
+use afflux_log::{Entry, Log as _, Ticket, TicketSender, Topic, settings::Rules};
+use afflux_record::{Header, batch, compression::UNPACKED_BYTES_MAX};
 use afflux_types::{Timestamp, TopicPartition};
 use bytes::Bytes;
 use kafka_protocol::{
@@ -26,9 +26,9 @@ use kafka_protocol::{
 };
 
 use crate::{
-    broker::{Broker, Context, Outcome, Pending, check_changeable, text},
+    broker::{Broker, Context, Outcome, Pending, aside, check_changeable, text},
     code,
-    intake::{self, Refused},
+    intake::{self, Refused, Taken},
     transaction::{Identity, TransactionalId},
     transactions::Writing,
 };
@@ -49,6 +49,37 @@ impl Refused {
     }
 }
 
+/// Behind so many bytes that were unpacked or packed for one request others have their turn.
+const REPACKED_BYTES: usize = 4 << 20;
+
+/// What becomes of a request's batches.
+#[derive(Default)]
+struct Intake {
+    /// To be handed to the log.
+    batches: Vec<(Entry, TicketSender)>,
+    /// How much was unpacked or packed.
+    repacked: usize,
+}
+
+impl Intake {
+    /// A few bytes may unpack to many, and a request may have many of those.
+    fn take(
+        &mut self,
+        batch: Bytes,
+        header: &Header,
+        rules: &Rules,
+        now: Timestamp,
+    ) -> Result<Taken, Refused> {
+        let take = || intake::take(batch, header, rules, now);
+        let taken = if self.repacked > REPACKED_BYTES { aside(take) } else { take() };
+        self.repacked += match &taken {
+            Ok(taken) => taken.repacked,
+            Err(_) => UNPACKED_BYTES_MAX,
+        };
+        taken
+    }
+}
+
 /// Appends what the request brings; answers once it is durable.
 pub(crate) fn start(broker: &Arc<Broker>, context: Context, request: ProduceRequest) -> Pending {
     let acks = request.acks;
@@ -56,7 +87,7 @@ pub(crate) fn start(broker: &Arc<Broker>, context: Context, request: ProduceRequ
     let refusal = (!is_known).then_some(ResponseError::InvalidRequiredAcks);
     let id = request.transactional_id.as_ref().map(|id| TransactionalId::from(&***id));
     let writing = id.map(|id| Writing::produce(id, context.version));
-    let mut batches = Vec::new();
+    let mut intake = Intake::default();
     let topics: Vec<(TopicProduceResponse, Vec<Part>)> = request
         .topic_data
         .into_iter()
@@ -65,11 +96,11 @@ pub(crate) fn start(broker: &Arc<Broker>, context: Context, request: ProduceRequ
                 .with_name(WireTopicName(text(&topic.name)))
                 .with_topic_id(topic.topic_id);
             let parts =
-                append_topic(broker, &context, writing.as_ref(), (topic, refusal), &mut batches);
+                append_topic(broker, &context, writing.as_ref(), (topic, refusal), &mut intake);
             (response, parts)
         })
         .collect();
-    broker.log.append_each(batches);
+    broker.log.append_each(intake.batches);
     let broker = Arc::clone(broker);
     Box::pin(async move {
         let mut answer = ProduceResponse::default();
@@ -103,7 +134,7 @@ fn append_topic(
     context: &Context,
     writing: Option<&Writing>,
     (request, refusal): (TopicProduceData, Option<ResponseError>),
-    batches: &mut Vec<(Entry, TicketSender)>,
+    intake: &mut Intake,
 ) -> Vec<Part> {
     let by_id = context.version >= 13;
     let topic =
@@ -122,13 +153,7 @@ fn append_topic(
                 (Some(partition), None) => check_changeable(&partition.topic)
                     .map_err(|(error, reason)| Refused::new(error, reason))
                     .and_then(|()| {
-                        append(
-                            broker,
-                            writing,
-                            topic.as_deref(),
-                            (partition, data.records),
-                            batches,
-                        )
+                        append(broker, writing, topic.as_deref(), (partition, data.records), intake)
                     }),
             };
             Part { index: data.index, partition, taken }
@@ -142,7 +167,7 @@ fn append(
     writing: Option<&Writing>,
     topic: Option<&Topic>,
     (partition, records): (&TopicPartition, Option<Bytes>),
-    batches: &mut Vec<(Entry, TicketSender)>,
+    intake: &mut Intake,
 ) -> Result<Appending, Refused> {
     let batch = records.filter(|records| !records.is_empty()).ok_or_else(|| {
         Refused::new(ResponseError::InvalidRecord, "the request has no records for the partition")
@@ -172,11 +197,11 @@ fn append(
     let rules = topic.map(|topic| topic.settings.rules()).ok_or_else(|| {
         Refused::new(ResponseError::UnknownTopicOrPartition, "there is no such topic")
     })?;
-    let taken = intake::take(batch, &header, rules, broker.env.clock.now())?;
+    let taken = intake.take(batch, &header, rules, broker.env.clock.now())?;
     let entry = Entry { partition: partition.clone(), batch: taken.batch };
     if !header.is_transactional() {
         let (sender, ticket) = Ticket::new();
-        batches.push((entry, sender));
+        intake.batches.push((entry, sender));
         return Ok((ticket, taken.append_time));
     }
     let writing = writing.ok_or_else(|| {

@@ -5,6 +5,8 @@
 
 #[path = "support/client.rs"]
 mod client;
+#[path = "support/requests.rs"]
+mod requests;
 mod support;
 
 use std::{
@@ -27,21 +29,20 @@ use kafka_protocol::{
         DescribeClusterRequest, DescribeGroupsRequest, FetchRequest, FetchResponse,
         FindCoordinatorRequest, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest,
         LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest,
-        OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, ProduceResponse, SyncGroupRequest,
-        TopicName,
+        OffsetCommitRequest, OffsetFetchRequest, ProduceResponse, SyncGroupRequest, TopicName,
         create_topics_request::CreatableTopic,
         delete_topics_request::DeleteTopicState,
-        fetch_request::{FetchPartition, FetchTopic},
         join_group_request::JoinGroupRequestProtocol,
         leave_group_request::MemberIdentity,
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         metadata_request::MetadataRequestTopic,
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
         offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic},
-        produce_request::{PartitionProduceData, TopicProduceData},
+        produce_request::PartitionProduceData,
     },
     protocol::{Request, StrBytes},
 };
+use requests::{batch, create, fetch, name, produce};
 use support::Server;
 
 fn is_closed(client: &mut Client) -> bool {
@@ -50,48 +51,6 @@ fn is_closed(client: &mut Client) -> bool {
         Err(error) => error.kind() == ErrorKind::ConnectionReset,
         Ok(_) => false,
     }
-}
-
-fn name(name: &'static str) -> TopicName {
-    TopicName(StrBytes::from_static_str(name))
-}
-
-fn batch(values: &[&str]) -> Bytes {
-    let mut builder = Builder::new(Compression::None);
-    for value in values {
-        builder.push(Timestamp(1), None, Some(value.as_bytes()));
-    }
-    builder.finish().unwrap()
-}
-
-fn produce(topic: &'static str, partition: i32, records: Bytes) -> ProduceRequest {
-    let data = PartitionProduceData::default().with_index(partition).with_records(Some(records));
-    let topic = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
-    ProduceRequest::default().with_acks(-1).with_timeout_ms(1_000).with_topic_data(vec![topic])
-}
-
-fn fetch(topic: &'static str, partition: i32, from: i64, wait: i32) -> FetchRequest {
-    let partition = FetchPartition::default()
-        .with_partition(partition)
-        .with_fetch_offset(from)
-        .with_partition_max_bytes(1 << 20);
-    FetchRequest::default()
-        .with_max_wait_ms(wait)
-        .with_min_bytes(1)
-        .with_max_bytes(1 << 20)
-        .with_topics(vec![
-            FetchTopic::default().with_topic(name(topic)).with_partitions(vec![partition]),
-        ])
-}
-
-fn create(client: &mut Client, topic: &'static str) -> uuid::Uuid {
-    let topic = CreatableTopic::default()
-        .with_name(name(topic))
-        .with_num_partitions(2)
-        .with_replication_factor(-1);
-    let response = client.call(7, &CreateTopicsRequest::default().with_topics(vec![topic]));
-    assert_eq!(response.topics[0].error_code, 0);
-    response.topics[0].topic_id
 }
 
 fn error_of(response: &ProduceResponse) -> i16 {
@@ -410,6 +369,25 @@ fn partitions_share_an_answer_in_which_not_all_have_room() {
         writer.call(9, &produce("t", 1, batch(&[&"y".repeat(size)])));
     }
     assert!(matches!(fetched()[..], [4_000..=5_000, 1_000..=1_200]), "{:?}", fetched());
+}
+
+#[test]
+fn many_batches_that_unpack_to_much_are_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let mut client = Client::connect(&server);
+    create(&mut client, "t");
+    let value = "0".repeat(3 << 20);
+    let mut builder = Builder::new(Compression::Zstd);
+    builder.push(Timestamp(1), None, Some(value.as_bytes()));
+    let mut request = produce("t", 0, builder.finish().unwrap());
+    // Others have their turn between these.
+    let data = &mut request.topic_data[0].partition_data;
+    *data = vec![data[0].clone(); 6];
+    let response = client.call(9, &request);
+    let answers = response.responses[0].partition_responses.iter();
+    let answers: Vec<_> = answers.map(|answer| (answer.error_code, answer.base_offset)).collect();
+    assert_eq!(answers, [0, 1, 2, 3, 4, 5].map(|offset| (0, offset)));
 }
 
 #[test]

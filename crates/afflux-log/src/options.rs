@@ -21,8 +21,7 @@ pub struct LogOptions {
     /// The largest group.
     pub group_bytes_max: usize,
     /// The most that should have its place and not be durable yet: see
-    /// [`crate::EmbeddedLog::ready`]. More than two writes are of no use, and are no more in the
-    /// processor's cache when they are written.
+    /// [`crate::EmbeddedLog::ready`]. More than two writes make nothing faster.
     pub in_flight_bytes_max: usize,
     /// Bytes of the journal's newest frames that are kept in memory.
     pub hot_bytes: usize,

@@ -100,6 +100,11 @@ impl Unpacked {
         &self.header
     }
 
+    /// How many bytes its records are.
+    pub fn bytes(&self) -> usize {
+        self.plain.len()
+    }
+
     /// Its records as one run of bytes.
     pub(crate) fn plain(&self) -> &[u8] {
         &self.plain
