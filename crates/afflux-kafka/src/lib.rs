@@ -11,10 +11,11 @@
 //! ```
 //! Not here: storage, sequences of idempotent producers (the log's), security.
 //!
-//! Absences that hold: nothing here unpacks or copies a record batch on its way in or out, unless
-//! its topic's settings ask for it (`intake`) or its whole request is small (`connection`); no
-//! length in a request reserves memory before the bytes are there; an acknowledged record is durable,
-//! unless its topic is `relaxed`; an answer never overtakes an earlier one of its connection.
+//! Absences that hold: nothing here copies a record batch on its way in or out, unless its topic's
+//! settings ask for it (`intake`) or its whole request is small (`connection`), and what was not read
+//! record by record is not taken; no length in a request reserves memory before the bytes are there;
+//! an acknowledged record is durable, unless its topic is `relaxed`; an answer never overtakes an
+//! earlier one of its connection, and no client holds up another (`budget`).
 
 mod access;
 mod api;
