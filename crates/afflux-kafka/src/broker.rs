@@ -107,15 +107,14 @@ pub(crate) struct Asked {
     /// None if it is `ApiVersions` in a version that is not known: the one request that a client sends
     /// without knowing which versions there are.
     request: Option<Request>,
-    /// How long it was on the wire.
-    pub(crate) bytes: usize,
-    /// How many elements it has.
-    pub(crate) elements: usize,
+    /// How long it was on the wire, and how many elements it has.
+    pub(crate) size: (usize, usize),
 }
 
 impl Asked {
-    /// Whether it waits for room in the log's queue. What keeps groups alive does not.
-    pub(crate) fn appends_much(&self) -> bool {
+    /// Whether it brings records: then it waits for room in the log's queue. What keeps groups alive
+    /// does not.
+    pub(crate) fn produces(&self) -> bool {
         self.request.as_ref().is_some_and(|request| request.api.key == ApiKey::Produce)
     }
 }
@@ -129,7 +128,7 @@ pub(crate) fn look_over(peer: SocketAddr, frame: Bytes) -> Result<Asked, Unreada
     {
         let context =
             Context { version: 0, correlation: header.correlation, client: StrBytes::new(), peer };
-        return Ok(Asked { context, request: None, bytes, elements: 0 });
+        return Ok(Asked { context, request: None, size: (bytes, 0) });
     }
     let request = wire::parse(header, frame)?;
     let context = Context {
@@ -138,7 +137,7 @@ pub(crate) fn look_over(peer: SocketAddr, frame: Bytes) -> Result<Asked, Unreada
         client: request.header.client.clone(),
         peer,
     };
-    Ok(Asked { context, bytes, elements: request.elements, request: Some(request) })
+    Ok(Asked { context, size: (bytes, request.elements), request: Some(request) })
 }
 
 /// Begins a request. An error ends the connection.

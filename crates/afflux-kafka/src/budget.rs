@@ -1,13 +1,14 @@
 //! What the requests and answers of all connections may take of the node's memory.
 //!
-//! A request counts twice in its life, against a half of [`Options::request_bytes_max`] each time:
+//! A request counts twice in its life, against a part of [`Options::request_bytes_max`] each time:
 //! 1. While it comes, by the bytes that there is room for. What is only announced costs nothing, so
-//!    nobody takes room from others by words. When this half is used up, one request at a time goes on
+//!    nobody takes room from others by words. When this part is used up, one request at a time goes on
 //!    without paying, and has to hurry: those that stand still keep no other from coming. What is
 //!    short comes without paying, so that a heartbeat waits for no record.
-//! 2. Once it is whole, by its bytes and by what its decoded elements take, until it is answered. Short
-//!    ones have a share of their own: those that wait long for an answer are short, and who waits
-//!    behind the long ones waits for the node alone.
+//! 2. Once it is whole, by its bytes and by what its decoded elements take, until it is answered. What
+//!    produces has a share of its own, for its answer waits for the node alone; others may wait as long
+//!    as their clients like, so short and long ones have shares of their own, too, and no long one
+//!    takes more than a quarter of its share.
 //!
 //! Answers of Fetch count against [`Options::answer_bytes_max`] until their clients have taken them.
 //! When that is used up they are small, and not late: nobody waits for a client that does not read.
@@ -16,8 +17,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{Options, connection::SHORT_BYTES};
+use crate::Options;
 
+/// A request up to this length is short.
+pub(crate) const SHORT_BYTES: usize = 64 << 10;
 /// In what all is counted.
 const UNIT_BYTES: usize = 1 << 10;
 /// What an element of a request takes once it is decoded, about.
@@ -36,9 +39,10 @@ pub(crate) struct Budget {
     coming: Arc<Semaphore>,
     /// The one that comes without paying has it.
     turn: Arc<Semaphore>,
+    producing: Arc<Semaphore>,
     short: Arc<Semaphore>,
     long: Arc<Semaphore>,
-    /// Of each of these.
+    /// Of each of these three.
     share: usize,
     answers: Arc<Semaphore>,
 }
@@ -50,10 +54,11 @@ fn units(bytes: usize) -> usize {
 impl Budget {
     pub(crate) fn new(options: &Options) -> Self {
         let room = |bytes| Arc::new(Semaphore::new(units(bytes).min(Semaphore::MAX_PERMITS)));
-        let share = options.request_bytes_max / 4;
+        let share = options.request_bytes_max / 5;
         Self {
             coming: room(2 * share),
             turn: Arc::new(Semaphore::new(1)),
+            producing: room(share),
             short: room(share),
             long: room(share),
             share: units(share),
@@ -66,12 +71,22 @@ impl Budget {
         Coming { budget: self, bytes: 0, paid: None, turn: None }
     }
 
-    /// Waits until there is room for a whole request. One that is larger than all takes all.
-    pub(crate) async fn whole(&self, bytes: usize, elements: usize) -> Option<Paid> {
+    /// Waits until there is room for a whole request. One that is larger than it may be takes the
+    /// most that it may.
+    pub(crate) async fn whole(
+        &self,
+        (bytes, elements): (usize, usize),
+        produces: bool,
+    ) -> Option<Paid> {
         let bytes = bytes + elements * ELEMENT_BYTES;
-        let share = Arc::clone(if bytes <= SHORT_BYTES { &self.short } else { &self.long });
-        let cost = units(bytes).clamp(1, self.share.max(1));
+        let (share, most) = match produces {
+            true => (&self.producing, self.share),
+            false if bytes <= SHORT_BYTES => (&self.short, self.share),
+            false => (&self.long, self.share / 4),
+        };
+        let cost = units(bytes).clamp(1, most.max(1));
         // Nobody ever closes it.
+        let share = Arc::clone(share);
         share.acquire_many_owned(u32::try_from(cost).unwrap_or(u32::MAX)).await.ok()
     }
 
@@ -150,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_stands_still_keeps_one_other_at_a_time_from_nothing() {
-        let budget = budget(8 * MIB, 0);
+        let budget = budget(10 * MIB, 0);
         let mut still = [(); 4].map(|()| budget.coming());
         for one in &mut still {
             assert_eq!(one.room(MIB, 100 * MIB).await, None);
@@ -178,13 +193,23 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_whole_counts_until_it_is_answered() {
-        let budget = budget(4 * MIB, 0);
-        let all = budget.whole(10 * MIB, 0).await.unwrap();
-        let mut next = std::pin::pin!(budget.whole(1, 2_000));
+        let budget = budget(5 * MIB, 0);
+        let all = budget.whole((10 * MIB, 0), true).await.unwrap();
+        let mut waits = std::pin::pin!(budget.whole((1, 0), true));
+        assert!(poll(waits.as_mut()).is_pending());
+        // No other takes all of what others may have.
+        let mut long = Vec::new();
+        for _ in 0..4 {
+            long.push(budget.whole((10 * MIB, 0), false).await.unwrap());
+        }
+        let mut next = std::pin::pin!(budget.whole((1, 2_000), false));
         assert!(poll(next.as_mut()).is_pending());
         // A short one does not wait for long ones.
-        assert!(budget.whole(1, 100).await.is_some());
+        assert!(budget.whole((1, 100), false).await.is_some());
         drop(all);
+        assert!(poll(waits.as_mut()).is_ready());
+        assert!(poll(next.as_mut()).is_pending());
+        long.pop();
         let next = next.await.unwrap();
         assert_eq!(next.num_permits(), units(1 + 2_000 * ELEMENT_BYTES));
     }

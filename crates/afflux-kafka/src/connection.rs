@@ -56,8 +56,6 @@ const TOGETHER_BYTES: usize = 64 << 10;
 const COPIED_BYTES_MAX: usize = 4 << 10;
 /// How much room is made for a frame at once, at most.
 const RESERVE_BYTES_MAX: usize = 1 << 20;
-/// A frame up to this length comes without paying: no more than what is read at once.
-pub(crate) const SHORT_BYTES: usize = READ_BYTES;
 /// What a client must take of a long answer in a second, on the average.
 const TAKEN_BYTES: usize = 64 << 10;
 
@@ -139,10 +137,10 @@ async fn read(
         let paid = tokio::select! {
             biased;
             () = &mut stopping => return Ok(()),
-            paid = broker.budget.whole(asked.bytes, asked.elements) => paid,
+            paid = broker.budget.whole(asked.size, asked.produces()) => paid,
         };
         drop(coming);
-        if asked.appends_much() {
+        if asked.produces() {
             broker.log.ready().await;
         }
         let pending = broker::begin(broker, asked).map_err(refused)?;

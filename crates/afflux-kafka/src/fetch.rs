@@ -11,7 +11,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use afflux_log::{Batches, Bounds, EmbeddedLog, Isolation, Log as _, Sweep, error::ReadError};
+use afflux_log::{
+    Batches, Bounds, EmbeddedLog, Isolation, Log as _, Sweep, Topic, error::ReadError,
+};
 use afflux_types::{Offset, TopicPartition};
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::{ResponseError, messages::FetchRequest, protocol::StrBytes};
@@ -38,6 +40,8 @@ struct Wanted {
 
 /// A topic, as it was asked for.
 struct WantedTopic {
+    /// What it was then.
+    topic: Option<Arc<Topic>>,
     name: StrBytes,
     id: uuid::Uuid,
     partitions: Vec<Wanted>,
@@ -104,7 +108,11 @@ pub(crate) async fn answer(
 
 /// One that was deleted while it was waited for may have a namesake by now.
 fn forget_gone(broker: &Broker, topics: &mut [WantedTopic]) {
-    for topic in topics.iter_mut().filter(|topic| broker.topic_by_id(topic.id).is_none()) {
+    let is_gone = |wanted: &&mut WantedTopic| {
+        let then = wanted.topic.as_ref();
+        then.is_some_and(|then| broker.log.topic(&then.name).is_none_or(|now| now.id != then.id))
+    };
+    for topic in topics.iter_mut().filter(is_gone) {
         topic.partitions.iter_mut().for_each(|at| at.at = Err(ResponseError::UnknownTopicId));
     }
 }
@@ -127,7 +135,8 @@ fn resolve(broker: &Broker, context: &Context, request: FetchRequest) -> Vec<Wan
             from: Offset(partition.fetch_offset),
             bytes_max: usize::try_from(partition.partition_max_bytes).unwrap_or(0),
         });
-        WantedTopic { name: asked.topic.0, id: asked.topic_id, partitions: partitions.collect() }
+        let partitions = partitions.collect();
+        WantedTopic { topic, name: asked.topic.0, id: asked.topic_id, partitions }
     });
     wanted.collect()
 }
@@ -424,6 +433,7 @@ mod tests {
         };
         let id = uuid::Uuid::from_u128(7);
         let topics = [WantedTopic {
+            topic: None,
             name: StrBytes::from_static_str("topic"),
             id,
             partitions: vec![wanted(0), wanted(3)],
@@ -540,6 +550,7 @@ mod tests {
                 bytes_max: 1 << 20,
             };
             let topics = [WantedTopic {
+                topic: None,
                 name: StrBytes::from_static_str("t"),
                 id: uuid::Uuid::nil(),
                 partitions: [(0, Offset(0)), (1, next)].map(wanted).into(),

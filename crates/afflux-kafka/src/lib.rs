@@ -15,7 +15,7 @@
 //! settings ask for it (`intake`) or its whole request is small (`connection`), and what was not read
 //! record by record is not taken; no length in a request reserves memory before the bytes are there;
 //! an acknowledged record is durable, unless its topic is `relaxed`; an answer never overtakes an
-//! earlier one of its connection, and no client holds up another (`budget`).
+//! earlier one of its connection, and no request holds up other connections (`budget`).
 
 mod access;
 mod api;
@@ -83,8 +83,8 @@ pub struct Options {
     pub partitions: i32,
     /// The longest request taken, in bytes.
     pub frame_bytes_max: usize,
-    /// The most bytes of requests that have no answer yet, over all connections: a half for those
-    /// that come, one for those that are there. One request may be more.
+    /// The most bytes of requests that have no answer yet, over all connections: two fifths for
+    /// those that come, the others for those that are there. One request may be more.
     pub request_bytes_max: usize,
     /// The most bytes of answers to Fetch that their clients have not taken yet, over all connections.
     /// Beyond that answers are short.

@@ -43,6 +43,15 @@ impl Groups {
         DeleteGroupsResponse::default().with_results(results)
     }
 
+    /// Where a group has committed offsets; also those of open transactions, which would count when
+    /// they end.
+    fn places(&self, group: &GroupId) -> BTreeSet<TopicPartition> {
+        let pending = self.pending.lock();
+        let coming = pending.all().filter(|(of, ..)| of == group).map(|(_, at, _)| at);
+        let offsets = self.offsets.read();
+        offsets.all(group).map(|(at, _)| at).chain(coming).cloned().collect()
+    }
+
     async fn delete_one(broker: &Arc<Broker>, group: &GroupId) -> Result<(), ResponseError> {
         let _held = broker.groups.hold_commits().await;
         let ending = broker.groups.ask(|coordinator, token| vec![coordinator.end(token, group)]);
@@ -50,14 +59,8 @@ impl Groups {
             return Err(ResponseError::UnknownServerError);
         };
         let was_there = outcome?;
-        // What open transactions have committed goes, too, or it would count when they end.
-        let standing: Vec<_> = {
-            let pending = broker.groups.pending.lock();
-            let offsets = broker.groups.offsets.read();
-            let coming = pending.all().filter(|(of, ..)| of == group).map(|(_, at, _)| at);
-            let places: BTreeSet<_> = offsets.all(group).map(|(at, _)| at).chain(coming).collect();
-            places.into_iter().map(|at| (group.clone(), at.clone(), None)).collect()
-        };
+        let standing: Vec<_> =
+            broker.groups.places(group).into_iter().map(|at| (group.clone(), at, None)).collect();
         if !was_there && standing.is_empty() {
             return Err(ResponseError::GroupIdNotFound);
         }
@@ -90,12 +93,8 @@ impl Groups {
         let mut topics = Vec::with_capacity(request.topics.len());
         {
             let inner = broker.groups.inner.lock();
-            let pending = broker.groups.pending.lock();
-            let offsets = broker.groups.offsets.read();
-            let is_coming = |partition: &TopicPartition| {
-                pending.all().any(|(of, at, _)| (of, at) == (&group, partition))
-            };
-            if !inner.coordinator.knows(&group) && offsets.all(&group).next().is_none() {
+            let places = broker.groups.places(&group);
+            if !inner.coordinator.knows(&group) && places.is_empty() {
                 return Err(ResponseError::GroupIdNotFound);
             }
             for topic in request.topics {
@@ -109,9 +108,7 @@ impl Groups {
                             if is_wanted {
                                 Err(ResponseError::GroupSubscribedToTopic)
                             } else {
-                                if offsets.get(&group, &partition).is_some()
-                                    || is_coming(&partition)
-                                {
+                                if places.contains(&partition) {
                                     taken_back.push((group.clone(), partition, None));
                                 }
                                 Ok(())
