@@ -1,11 +1,61 @@
 """kafka-python, which speaks the protocol by itself."""
 
 import re
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition, errors
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.structs import OffsetAndMetadata
 from lines import PATIENCE, Record, place, serve, until
+
+
+class Member:
+    """A consumer that polls by itself, in a thread of its own.
+
+    This client forgets a join that ends between two polls, and joins again (3.0.12,
+    `join_group_async`). Two members that one thread polls in turn can so begin one rebalance after
+    another without an end, whatever the broker: each joins while the other polls.
+    """
+
+    def __init__(self, consumer):
+        self.consumer = consumer
+        self.calls = SimpleQueue()
+        self.polled = SimpleQueue()
+        Thread(target=self._run, daemon=True).start()
+
+    def _run(self):
+        closed = False
+        while not closed:
+            try:
+                name, arguments, done = self.calls.get_nowait()
+            except Empty:
+                name, arguments, done = "poll", [50], Future()
+                self.polled.put(done)
+            try:
+                done.set_result(getattr(self.consumer, name)(*arguments))
+            except Exception as error:  # it is of the one who asks
+                done.set_exception(error)
+            closed = name == "close"
+
+    def call(self, name, *arguments):
+        """The answer of a method, called between two polls."""
+        done = Future()
+        self.calls.put((name, arguments, done))
+        return done.result(PATIENCE)
+
+    def poll(self):
+        """What the oldest poll brought that nobody has asked for."""
+        return self.polled.get(timeout=PATIENCE).result(PATIENCE)
+
+
+def unpacked(polled):
+    return [
+        Record(got.partition, got.key, got.value, got.timestamp, got.headers)
+        for batch in polled.values()
+        for got in batch
+    ]
 
 
 class Client:
@@ -45,7 +95,7 @@ class Client:
 
     def offset_in_transaction(self, name, member, topic, offset):
         positions = {TopicPartition(topic, 0): OffsetAndMetadata(int(offset), "", -1)}
-        metadata = self.members[member].group_metadata()
+        metadata = self.members[member].call("group_metadata")
         self.producers[name].send_offsets_to_transaction(positions, metadata)
 
     def end(self, name, how):
@@ -58,13 +108,6 @@ class Client:
         common = {"enable_auto_commit": False, "auto_offset_reset": "earliest"}
         return KafkaConsumer(**self.servers, **common, group_id=group, **settings)
 
-    def _poll(self, member):
-        return [
-            Record(got.partition, got.key, got.value, got.timestamp, got.headers)
-            for batch in member.poll(50).values()
-            for got in batch
-        ]
-
     def read(self, topic, offset, count, isolation):
         member = self._consumer(None, isolation_level=isolation)
         at = TopicPartition(topic, 0)
@@ -72,32 +115,34 @@ class Client:
         member.seek(at, int(offset))
         records = []
         while len(records) < int(count):
-            records += until(lambda: self._poll(member))
+            records += until(lambda: unpacked(member.poll(50)))
         member.close()
         return records
 
     def join(self, name, group, topic, _protocol):
-        self.members[name] = self._consumer(group, heartbeat_interval_ms=200)
-        self.members[name].subscribe([topic])
+        consumer = self._consumer(group, heartbeat_interval_ms=200)
+        consumer.subscribe([topic])
+        self.members[name] = Member(consumer)
 
     def poll(self, name):
         member = self.members[name]
-        records = self._poll(member)
-        return [len(member.assignment()), *records]
+        records = unpacked(member.poll())
+        return [len(member.call("assignment")), *records]
 
     def commit(self, name, topic, *offsets):
         at = {
             TopicPartition(topic, partition): OffsetAndMetadata(offset, "", -1)
             for partition, offset in map(place, offsets)
         }
-        self.members[name].commit(at)
+        self.members[name].call("commit", at)
 
     def committed(self, name, topic, partitions):
         member = self.members[name]
-        return [member.committed(TopicPartition(topic, at)) for at in range(int(partitions))]
+        all_of_it = [TopicPartition(topic, at) for at in range(int(partitions))]
+        return [member.call("committed", at) for at in all_of_it]
 
     def leave(self, name):
-        self.members.pop(name).close()
+        self.members.pop(name).call("close")
 
     # Administration
 
