@@ -5,10 +5,10 @@
 //!    nobody takes room from others by words. When this part is used up, one request at a time goes on
 //!    without paying, and has to hurry: those that stand still keep no other from coming. What is
 //!    short comes without paying, so that a heartbeat waits for no record.
-//! 2. Once it is whole, by its bytes and by what its decoded elements take, until it is answered. What
-//!    produces has a share of its own, for its answer waits for the node alone; others may wait as long
-//!    as their clients like, so short and long ones have shares of their own, too, and no long one
-//!    takes more than a quarter of its share.
+//! 2. Once it is whole, by its [`cost`], until it is answered. What produces has a share of its own, for
+//!    its answer waits for the node alone. Of all others a connection has one at a time, so that short
+//!    ones need not pay; long ones share what is left, none has more than a quarter of that, and none
+//!    keeps it while it waits long: see [`crate::fetch`] and [`crate::dispatch`].
 //!
 //! Answers of Fetch count against [`Options::answer_bytes_max`] until their clients have taken them.
 //! When that is used up they are small, and not late: nobody waits for a client that does not read.
@@ -40,9 +40,8 @@ pub(crate) struct Budget {
     /// The one that comes without paying has it.
     turn: Arc<Semaphore>,
     producing: Arc<Semaphore>,
-    short: Arc<Semaphore>,
     long: Arc<Semaphore>,
-    /// Of each of these three.
+    /// Of each of these two.
     share: usize,
     answers: Arc<Semaphore>,
 }
@@ -51,15 +50,19 @@ fn units(bytes: usize) -> usize {
     bytes.div_ceil(UNIT_BYTES)
 }
 
+/// What a whole request takes, of so many bytes and elements, about. Up to [`SHORT_BYTES`] it is short.
+pub(crate) fn cost(bytes: usize, elements: usize) -> usize {
+    bytes + elements * ELEMENT_BYTES
+}
+
 impl Budget {
     pub(crate) fn new(options: &Options) -> Self {
         let room = |bytes| Arc::new(Semaphore::new(units(bytes).min(Semaphore::MAX_PERMITS)));
-        let share = options.request_bytes_max / 5;
+        let share = options.request_bytes_max / 4;
         Self {
             coming: room(2 * share),
             turn: Arc::new(Semaphore::new(1)),
             producing: room(share),
-            short: room(share),
             long: room(share),
             share: units(share),
             answers: room(options.answer_bytes_max),
@@ -71,20 +74,15 @@ impl Budget {
         Coming { budget: self, bytes: 0, paid: None, turn: None }
     }
 
-    /// Waits until there is room for a whole request. One that is larger than it may be takes the
+    /// Waits until there is room for a whole request. One that takes more than it may have has the
     /// most that it may.
-    pub(crate) async fn whole(
-        &self,
-        (bytes, elements): (usize, usize),
-        produces: bool,
-    ) -> Option<Paid> {
-        let bytes = bytes + elements * ELEMENT_BYTES;
+    pub(crate) async fn whole(&self, cost: usize, produces: bool) -> Option<Paid> {
         let (share, most) = match produces {
             true => (&self.producing, self.share),
-            false if bytes <= SHORT_BYTES => (&self.short, self.share),
+            false if cost <= SHORT_BYTES => return None,
             false => (&self.long, self.share / 4),
         };
-        let cost = units(bytes).clamp(1, most.max(1));
+        let cost = units(cost).clamp(1, most.max(1));
         // Nobody ever closes it.
         let share = Arc::clone(share);
         share.acquire_many_owned(u32::try_from(cost).unwrap_or(u32::MAX)).await.ok()
@@ -165,7 +163,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_stands_still_keeps_one_other_at_a_time_from_nothing() {
-        let budget = budget(10 * MIB, 0);
+        let budget = budget(8 * MIB, 0);
         let mut still = [(); 4].map(|()| budget.coming());
         for one in &mut still {
             assert_eq!(one.room(MIB, 100 * MIB).await, None);
@@ -193,25 +191,26 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_whole_counts_until_it_is_answered() {
-        let budget = budget(5 * MIB, 0);
-        let all = budget.whole((10 * MIB, 0), true).await.unwrap();
-        let mut waits = std::pin::pin!(budget.whole((1, 0), true));
+        let budget = budget(4 * MIB, 0);
+        let all = budget.whole(10 * MIB, true).await.unwrap();
+        let mut waits = std::pin::pin!(budget.whole(1, true));
         assert!(poll(waits.as_mut()).is_pending());
         // No other takes all of what others may have.
         let mut long = Vec::new();
         for _ in 0..4 {
-            long.push(budget.whole((10 * MIB, 0), false).await.unwrap());
+            long.push(budget.whole(10 * MIB, false).await.unwrap());
         }
-        let mut next = std::pin::pin!(budget.whole((1, 2_000), false));
+        let of_many = cost(1, 2_000);
+        let mut next = std::pin::pin!(budget.whole(of_many, false));
         assert!(poll(next.as_mut()).is_pending());
-        // A short one does not wait for long ones.
-        assert!(budget.whole((1, 100), false).await.is_some());
+        // A short one does not pay.
+        assert!(budget.whole(cost(1, 100), false).await.is_none());
         drop(all);
         assert!(poll(waits.as_mut()).is_ready());
         assert!(poll(next.as_mut()).is_pending());
         long.pop();
         let next = next.await.unwrap();
-        assert_eq!(next.num_permits(), units(1 + 2_000 * ELEMENT_BYTES));
+        assert_eq!(next.num_permits(), units(of_many));
     }
 
     #[test]

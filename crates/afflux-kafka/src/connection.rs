@@ -7,8 +7,9 @@
 //! 2. A frame is paid for from the node's [`crate::budget`] as its bytes arrive, and as a whole once it
 //!    is there, for what has come of it takes memory too; while that is used up, nothing more is read,
 //!    and the client feels it. So does who produces while the log's own queue is full.
-//! 3. A produce request is in the log's hands as soon as it was read, each other one is begun when
-//!    those before it have their answers: at most [`IN_FLIGHT_MAX`] are queued.
+//! 3. A produce request is in the log's hands as soon as it was read; at most [`IN_FLIGHT_MAX`] wait
+//!    for their answers. Each other one is begun when those before it have theirs, and nothing is taken
+//!    behind it until it has its own: of those that may wait long there is one a connection.
 //! 4. The writer answers in the order of requests, each answer once it is there; those that are there at
 //!    the same time are written at once. A client that takes nothing of its answer for
 //!    [`crate::Options::stall_max`], or less of it than [`TAKEN_BYTES`] a second all in all, is
@@ -32,15 +33,16 @@ use afflux_env::Connection;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 
 use crate::{
     Options,
-    broker::{self, Broker, Outcome, Pending},
+    broker::{Broker, Outcome, Pending},
     budget::{Coming, Paid},
     buffers::BUFFER_BYTES,
+    dispatch,
     wire::Unreadable,
 };
 
@@ -64,6 +66,8 @@ struct InFlight {
     pending: Pending,
     /// Its part of the budget, given back with the answer.
     _paid: Option<Paid>,
+    /// Nothing is taken behind it as long as it has this.
+    _turn: Option<OwnedSemaphorePermit>,
     /// As long as there is one, the connection is not idle.
     _busy: Arc<()>,
 }
@@ -121,30 +125,37 @@ async fn read(
 ) -> Result<(), Ended> {
     let mut buffer = BytesMut::new();
     let busy = Arc::new(());
+    let turns = Arc::new(Semaphore::new(1));
     let stopping = broker.stopping();
     tokio::pin!(stopping);
     loop {
-        let (frame, coming) = tokio::select! {
+        let (frame, coming, turn) = tokio::select! {
             biased;
             () = &mut stopping => return Ok(()),
-            frame = next_frame(broker, &mut reader, &mut buffer, &busy) => frame?,
+            frame = next_frame(broker, &mut reader, &mut buffer, &busy, &turns) => frame?,
         };
         if client.is_empty() {
             *client = client_of(&frame);
         }
         let refused = |error: Unreadable| Ended::Request(error.to_string());
-        let asked = broker::look_over(peer, frame).map_err(refused)?;
+        let asked = dispatch::look_over(peer, frame).map_err(refused)?;
+        let (produces, meets) = (asked.produces(), asked.meets_others());
         let paid = tokio::select! {
             biased;
             () = &mut stopping => return Ok(()),
-            paid = broker.budget.whole(asked.size, asked.produces()) => paid,
+            paid = broker.budget.whole(asked.cost, produces) => paid,
         };
         drop(coming);
-        if asked.produces() {
+        if produces {
             broker.log.ready().await;
         }
-        let pending = broker::begin(broker, asked).map_err(refused)?;
-        if queue.send(InFlight { pending, _paid: paid, _busy: Arc::clone(&busy) }).await.is_err() {
+        let in_flight = InFlight {
+            pending: dispatch::begin(broker, asked).map_err(refused)?,
+            _paid: paid.filter(|_| !meets),
+            _turn: turn.filter(|_| !produces),
+            _busy: Arc::clone(&busy),
+        };
+        if queue.send(in_flight).await.is_err() {
             return Ok(());
         }
     }
@@ -174,7 +185,8 @@ async fn write(
                 }
             }
         }
-        write_pieces(&mut writer, answers.pieces, stall_max).await?;
+        let patience = patience(&answers.pieces, stall_max);
+        write_pieces(&mut writer, answers.pieces, stall_max, patience).await?;
         if let Some(reason) = answers.ended {
             return Err(Ended::Request(reason));
         }
@@ -221,14 +233,19 @@ async fn ready<T>(mut future: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> P
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
+/// How long a client may take for all of an answer.
+fn patience(pieces: &VecDeque<Bytes>, stall_max: Duration) -> Duration {
+    let bytes: usize = pieces.iter().map(Bytes::len).sum();
+    stall_max + Duration::from_secs((bytes / TAKEN_BYTES) as u64)
+}
+
 /// Writes an answer that its client takes neither never nor for ever.
 async fn write_pieces(
     writer: &mut (impl AsyncWrite + Unpin),
     pieces: VecDeque<Bytes>,
     stall_max: Duration,
+    patience: Duration,
 ) -> Result<(), Ended> {
-    let bytes: usize = pieces.iter().map(Bytes::len).sum();
-    let patience = stall_max + Duration::from_secs((bytes / TAKEN_BYTES) as u64);
     let written = timeout(patience, write_all_pieces(writer, pieces, stall_max)).await;
     written.map_err(|_| Ended::Unread)?
 }
@@ -259,13 +276,14 @@ async fn write_all_pieces(
     Ok(writer.flush().await?)
 }
 
-/// The next whole frame, without its length, and what was paid for its coming.
+/// The next whole frame, without its length, what was paid for its coming, and its turn.
 async fn next_frame<'a>(
     broker: &'a Broker,
     reader: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
     busy: &Arc<()>,
-) -> Result<(Bytes, Coming<'a>), Ended> {
+    turns: &Arc<Semaphore>,
+) -> Result<(Bytes, Coming<'a>, Option<OwnedSemaphorePermit>), Ended> {
     let Options { stall_max, idle_max, frame_bytes_max, .. } = broker.options;
     while buffer.is_empty() {
         if buffer.capacity() == 0 {
@@ -304,6 +322,8 @@ async fn next_frame<'a>(
         .ok()
         .filter(|length| *length <= frame_bytes_max)
         .ok_or(Ended::TooLong(i64::from(announced), frame_bytes_max))?;
+    // Nobody ever closes it.
+    let turn = Arc::clone(turns).acquire_owned().await.ok();
     let mut coming = broker.budget.coming();
     let mut patience = stall_max;
     while buffer.len() < length {
@@ -320,7 +340,7 @@ async fn next_frame<'a>(
     let frame = buffer.split_to(length);
     // A request that waits for something is a small one, and must not keep the memory.
     let is_small = length <= COPIED_BYTES_MAX;
-    Ok((if is_small { Bytes::copy_from_slice(&frame) } else { frame.freeze() }, coming))
+    Ok((if is_small { Bytes::copy_from_slice(&frame) } else { frame.freeze() }, coming, turn))
 }
 
 /// Reads what there is; an error at the end of the stream.
@@ -351,16 +371,34 @@ mod tests {
     async fn a_client_that_takes_nothing_is_given_up() {
         let (mut client, mut server) = tokio::io::duplex(16);
         let answer = || Answer::framed(vec![Bytes::from(vec![7; 60])]).into_parts().0.into();
-        let patience = Duration::from_millis(20);
-        let ended = write_pieces(&mut server, answer(), patience).await;
+        let (short, long) = (Duration::from_millis(20), Duration::from_mins(1));
+        let ended = write_pieces(&mut server, answer(), short, long).await;
         assert!(matches!(ended, Err(Ended::Unread)), "{ended:?}");
         // One that is slow but takes it gets all of it.
         let mut taken = vec![0; 16 + 64];
         let (written, read) = tokio::join!(
-            write_pieces(&mut server, answer(), Duration::from_mins(1)),
+            write_pieces(&mut server, answer(), long, long),
             client.read_exact(&mut taken)
         );
         assert!(written.is_ok() && read.is_ok());
         assert_eq!(taken[16..20], 60_i32.to_be_bytes());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_too_long_for_all_is_given_up() {
+        let (mut client, mut server) = tokio::io::duplex(1 << 10);
+        let pieces = VecDeque::from(vec![Bytes::from(vec![7; 64 << 10]); 100_000]);
+        assert_eq!(patience(&pieces, Duration::from_secs(9)), Duration::from_secs(100_009));
+        let taking = async {
+            let mut taken = [0; 1 << 10];
+            // It never stalls.
+            while client.read(&mut taken).await.is_ok() {}
+        };
+        let (short, long) = (Duration::from_millis(20), Duration::from_mins(1));
+        let ended = tokio::select! {
+            ended = write_pieces(&mut server, pieces, long, short) => ended,
+            () = taking => panic!("it could read on"),
+        };
+        assert!(matches!(ended, Err(Ended::Unread)), "{ended:?}");
     }
 }

@@ -3,7 +3,8 @@
 //! 1. Each partition's bounds say whether there is anything to read; only then is it read: at once
 //!    as long as it is in memory, then on a thread that may wait for the disk.
 //! 2. With fewer bytes than the client wants, though there was room for more, the answer waits
-//!    until more became durable, the client's patience ends, or the node stops.
+//!    until more became durable, the client's patience ends, or the node stops. A request for many
+//!    hundred partitions has a second's patience at most.
 //! 3. The answer is encoded around the batches, which are passed on where they lie.
 //!
 //! Sessions are declined (the answer's session is 0): with one node a client's list of partitions
@@ -24,6 +25,9 @@ use crate::{
     wire::Answer,
 };
 
+/// How long a request waits that takes a place which others may wait for: a client's patience is what it
+/// waits at most, and it asks again.
+const LONG_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The version that names topics by their ids.
 const BY_ID: i16 = 13;
 
@@ -66,6 +70,7 @@ pub(crate) async fn answer(
     let bytes_max =
         usize::try_from(request.max_bytes).unwrap_or(0).min(broker.options.fetch_bytes_max);
     let patience = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+    let patience = if context.is_long { patience.min(LONG_WAIT_MAX) } else { patience };
     let mut topics = resolve(broker, context, request);
 
     let mut durable = broker.log.durable();
@@ -447,6 +452,7 @@ mod tests {
                 correlation: 42,
                 client: StrBytes::new(),
                 peer: "127.0.0.1:1".parse().unwrap(),
+                is_long: false,
             };
             let got = vec![
                 Ok(Batches {

@@ -27,6 +27,7 @@ mod code;
 mod compatibility;
 mod configs;
 mod connection;
+mod dispatch;
 mod fetch;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -83,8 +84,9 @@ pub struct Options {
     pub partitions: i32,
     /// The longest request taken, in bytes.
     pub frame_bytes_max: usize,
-    /// The most bytes of requests that have no answer yet, over all connections: two fifths for
-    /// those that come, the others for those that are there. One request may be more.
+    /// The most bytes of requests that have no answer yet, over all connections: a half for those
+    /// that come, the other for those that are there. One request may be more, and what is short does
+    /// not count.
     pub request_bytes_max: usize,
     /// The most bytes of answers to Fetch that their clients have not taken yet, over all connections.
     /// Beyond that answers are short.

@@ -1,5 +1,5 @@
 //! What waits, on a clock that stands still until it is moved, or is set: fetches of what is
-//! committed, and transactions that take too long.
+//! committed, what comes behind fetches, and transactions that take too long.
 
 #[expect(dead_code, reason = "its transactions have records alone")]
 #[path = "support/producer.rs"]
@@ -15,13 +15,14 @@ use std::{
 use afflux_env::{Clock as _, sim::Sim};
 use afflux_kafka::Options;
 use afflux_log::{EmbeddedLog, Log as _, TopicSpec};
-use afflux_record::Marker;
+use afflux_record::{Compression, Marker, batch::Builder};
 use afflux_types::{Timestamp, TopicName};
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiVersionsRequest, FetchRequest, FetchResponse,
+        ApiVersionsRequest, FetchRequest, FetchResponse, ProduceRequest, ProduceResponse,
         fetch_request::{FetchPartition, FetchTopic},
+        produce_request::{PartitionProduceData, TopicProduceData},
     },
     protocol::Request,
 };
@@ -45,8 +46,10 @@ impl Ask for Weak<Node> {
 async fn start(sim: &Sim) -> Arc<Node> {
     let node =
         Node::start(sim, open_log(sim, EmbeddedLog::open, small()), Options::default()).await;
-    let name = TopicName::new("t").unwrap();
-    node.log.ensure_topic(&TopicSpec { name, partitions: 1 }).unwrap();
+    for name in ["t", "other"] {
+        let name = TopicName::new(name).unwrap();
+        node.log.ensure_topic(&TopicSpec { name, partitions: 1 }).unwrap();
+    }
     call(&node, 0, &ApiVersionsRequest::default()).await;
     Arc::new(node)
 }
@@ -59,6 +62,15 @@ async fn begin(node: &Arc<Node>) -> Client {
 
 async fn produce(client: &mut Client) {
     client.produce_to("t", 0, (Timestamp(1), None, Some("value"))).await.unwrap();
+}
+
+fn produce_request(topic: &str) -> ProduceRequest {
+    let mut builder = Builder::new(Compression::None);
+    builder.push(Timestamp(1), None, Some(b"value"));
+    let data = PartitionProduceData::default().with_records(builder.finish().ok());
+    let topic = TopicProduceData::default().with_name(wire_name(topic));
+    let topics = vec![topic.with_partition_data(vec![data])];
+    ProduceRequest::default().with_acks(-1).with_timeout_ms(1_000).with_topic_data(topics)
 }
 
 /// What is committed of partition 0 from an offset on, if need be after a wait.
@@ -89,13 +101,8 @@ async fn who_reads_what_is_committed_is_woken_by_an_end_alone() {
         for number in 0..20 {
             // Acknowledged, so durable: whoever waits for that is woken, and has its turn.
             produce(&mut client).await;
-            for _ in 0..50 {
-                tokio::select! {
-                    biased;
-                    _ = &mut answer => panic!("{marker:?}: answered, and {number} have no end"),
-                    () = tokio::task::yield_now() => {}
-                }
-            }
+            let early = answered(answer.as_mut()).await;
+            assert!(early.is_none(), "{marker:?}: answered, and {number} have no end");
         }
         assert_eq!(sim.clock.monotonic(), Duration::ZERO);
         let time = async {
@@ -113,6 +120,65 @@ async fn who_reads_what_is_committed_is_woken_by_an_end_alone() {
         let aborted = at.aborted_transactions.iter().flatten().count();
         assert_eq!(aborted, usize::from(marker == Some(Marker::Abort)));
         from = at.last_stable_offset;
+    }
+}
+
+/// The answer that has come by now, if others had their turns.
+async fn answered<T>(mut answer: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    for _ in 0..50 {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return Some(answer),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    None
+}
+
+#[tokio::test]
+async fn nothing_is_taken_behind_a_fetch_that_waits() {
+    const WAIT: Duration = Duration::from_secs(20);
+    let sim = Sim::new(2);
+    sim.clock.wake_sleepers();
+    let node = start(&sim).await;
+    let mut stream = node.connect().await;
+    stream.write_all(&frame(5, 1, &wait_from(0, WAIT))).await.unwrap();
+    stream.write_all(&frame(7, 2, &produce_request("other"))).await.unwrap();
+    let mut fetched = Box::pin(receive::<FetchResponse>(&mut stream, 5));
+    assert!(answered(fetched.as_mut()).await.is_none());
+    // What came later, on another connection, is before it.
+    let first = call(&node, 7, &produce_request("other")).await;
+    assert_eq!(first.responses[0].partition_responses[0].base_offset, 0);
+    assert!(answered(fetched.as_mut()).await.is_none());
+    sim.clock.advance(WAIT);
+    assert_eq!(patiently("the wait does not end", fetched).await.0, 1);
+    let second = receive::<ProduceResponse>(&mut stream, 7);
+    let (correlation, second) = patiently("what comes behind is lost", second).await;
+    assert_eq!(correlation, 2);
+    assert_eq!(second.responses[0].partition_responses[0].base_offset, 1);
+}
+
+#[tokio::test]
+async fn a_fetch_of_very_many_partitions_waits_a_second() {
+    let sim = Sim::new(3);
+    sim.clock.wake_sleepers();
+    let node = start(&sim).await;
+    let name = TopicName::new("many").unwrap();
+    node.log.ensure_topic(&TopicSpec { name, partitions: 2_000 }).unwrap();
+    let moment = Duration::from_millis(1);
+    for (partitions, almost) in [(100, 19_999), (2_000, 999)] {
+        let mut request = wait_from(0, Duration::from_secs(20));
+        request.topics[0].topic = wire_name("many");
+        let at = request.topics[0].partitions[0].clone();
+        request.topics[0].partitions =
+            (0..partitions).map(|index| at.clone().with_partition(index)).collect();
+        let mut answer = Box::pin(call(&node, 5, &request));
+        assert!(answered(answer.as_mut()).await.is_none());
+        sim.clock.advance(Duration::from_millis(almost));
+        assert!(answered(answer.as_mut()).await.is_none(), "{partitions}");
+        sim.clock.advance(moment);
+        let answer = patiently("the wait does not end", answer).await;
+        assert_eq!(answer.responses[0].partitions.len(), partitions as usize);
     }
 }
 

@@ -33,10 +33,10 @@ use super::author;
 use crate::{
     Options,
     api::SERVED,
-    broker::{self, Broker, Outcome, Pending},
+    broker::{Broker, Outcome, Pending},
     budget::Budget,
     buffers::Buffers,
-    coordinate,
+    coordinate, dispatch,
     groups::Groups,
     transactions::Transactions,
     wire::Unreadable,
@@ -97,7 +97,7 @@ pub(crate) fn alone(sim: &Sim, options: Options) -> Arc<Broker> {
 
 /// Takes in a frame as from a connection.
 fn receive(broker: &Arc<Broker>, frame: Bytes) -> Result<Pending, Unreadable> {
-    broker::begin(broker, broker::look_over(SocketAddr::from(PEER), frame)?)
+    dispatch::begin(broker, dispatch::look_over(SocketAddr::from(PEER), frame)?)
 }
 
 async fn send(mut input: &[u8]) {
