@@ -10,6 +10,7 @@ use kafka_protocol::{
     messages::{BrokerId, TopicName as WireTopicName},
     protocol::{Encodable, HeaderVersion, StrBytes},
 };
+use parking_lot::Mutex;
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
     sync::Semaphore,
@@ -51,6 +52,8 @@ pub(crate) struct Broker {
     pub(crate) port: i32,
     pub(crate) groups: Groups,
     pub(crate) transactions: Transactions,
+    /// Held by who makes a topic.
+    pub(crate) naming: Mutex<()>,
     /// Has nothing to give, and is closed once the node stops. Who waits is woken in turn, which
     /// a watch leaves to chance.
     pub(crate) stopping: Semaphore,

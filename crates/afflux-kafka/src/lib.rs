@@ -54,6 +54,7 @@ use afflux_log::{EmbeddedLog, LogOptions, error::ReadError};
 use afflux_record::BatchError;
 use afflux_types::{Classified, ErrorKind, Offset};
 use kafka_protocol::protocol::StrBytes;
+use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -249,6 +250,7 @@ pub async fn start(
     let broker = Arc::new(Broker {
         budget: Budget::new(&options),
         buffers: Buffers::default(),
+        naming: Mutex::new(()),
         stopping: Semaphore::new(0),
         env,
         log,

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use afflux_log::{Topic, TopicSpec, error::TopicError, settings::Settings};
+use afflux_log::{Topic, TopicSpec, settings::Settings};
 use afflux_types::TopicName;
 use kafka_protocol::{
     ResponseError,
@@ -26,9 +26,8 @@ use kafka_protocol::{
 
 use crate::{
     access,
-    broker::{Broker, Context, NODE, blocking, check_changeable, is_internal, text, wire_name},
-    code,
-    topics::check_collision,
+    broker::{Broker, Context, NODE, check_changeable, is_internal, text, wire_name},
+    topics,
 };
 
 /// Keys of `FindCoordinator` that are groups' names.
@@ -121,28 +120,17 @@ async fn look_up(
 
 /// Makes a topic that somebody asked for by using it.
 async fn make(broker: &Arc<Broker>, name: TopicName) -> Result<Arc<Topic>, ResponseError> {
-    check_collision(broker, &name).map_err(|(error, reason)| {
-        tracing::warn!(reason, "a topic is not made");
-        error
-    })?;
-    let partitions = broker.options.partitions;
-    let made = blocking(&broker.log, move |log| {
-        let spec = TopicSpec { name: name.clone(), partitions };
-        match log.create_topic_with(&spec, Settings::default()) {
-            Ok(topic) => Ok(Some(topic)),
-            // Somebody else was faster, which is as good.
-            Err(TopicError::Exists(_)) => Ok(log.topic(&name)),
-            Err(error) => Err(error),
+    let spec = TopicSpec { name: name.clone(), partitions: broker.options.partitions };
+    match topics::make(broker, spec, Settings::default()).await {
+        Ok(topic) => Ok(topic),
+        // Somebody else was faster, which is as good.
+        Err((ResponseError::TopicAlreadyExists, _)) => {
+            broker.log.topic(&name).ok_or(ResponseError::UnknownTopicOrPartition)
         }
-    });
-    match made.await {
-        Ok(Ok(Some(topic))) => Ok(topic),
-        Ok(Ok(None)) => Err(ResponseError::UnknownTopicOrPartition),
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "a topic could not be made");
-            Err(code::of_topic(&error))
+        Err((error, reason)) => {
+            tracing::warn!(reason, "a topic could not be made");
+            Err(error)
         }
-        Err(_) => Err(ResponseError::UnknownServerError),
     }
 }
 

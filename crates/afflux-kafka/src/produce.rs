@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use afflux_log::{Entry, Log as _, Ticket, TicketSender, Topic, settings::Rules};
-use afflux_record::{Header, batch, compression::UNPACKED_BYTES_MAX};
+use afflux_record::{Compression, Header, batch, compression::UNPACKED_BYTES_MAX};
 use afflux_types::{Timestamp, TopicPartition};
 use bytes::Bytes;
 use kafka_protocol::{
@@ -52,9 +52,13 @@ impl Refused {
 /// Behind so many bytes that were unpacked or packed for one request others have their turn.
 const REPACKED_BYTES: usize = 4 << 20;
 
+/// The first version whose clients pack with zstd (KIP-110).
+const PACKS_ZSTD: i16 = 7;
+
 /// What becomes of a request's batches.
-#[derive(Default)]
 struct Intake {
+    /// The request's version.
+    version: i16,
     /// To be handed to the log.
     batches: Vec<(Entry, TicketSender)>,
     /// How much was unpacked or packed.
@@ -87,7 +91,7 @@ pub(crate) fn start(broker: &Arc<Broker>, context: Context, request: ProduceRequ
     let refusal = (!is_known).then_some(ResponseError::InvalidRequiredAcks);
     let id = request.transactional_id.as_ref().map(|id| TransactionalId::from(&***id));
     let writing = id.map(|id| Writing::produce(id, context.version));
-    let mut intake = Intake::default();
+    let mut intake = Intake { version: context.version, batches: Vec::new(), repacked: 0 };
     let topics: Vec<(TopicProduceResponse, Vec<Part>)> = request
         .topic_data
         .into_iter()
@@ -191,9 +195,12 @@ fn append(
         let reason = format!("a batch begins at offset 0, not at {}", header.base_offset.0);
         return Err(Refused::new(ResponseError::InvalidRecord, reason));
     }
-    header
-        .compression()
-        .map_err(|error| Refused::new(code::of_batch(&error), error.to_string()))?;
+    let packed = header.compression();
+    let packed = packed.map_err(|error| Refused::new(code::of_batch(&error), error.to_string()))?;
+    if packed == Compression::Zstd && intake.version < PACKS_ZSTD {
+        let reason = format!("zstd comes with Produce {PACKS_ZSTD} or newer (KIP-110)");
+        return Err(Refused::new(ResponseError::UnsupportedCompressionType, reason));
+    }
     let rules = topic.map(|topic| topic.settings.rules()).ok_or_else(|| {
         Refused::new(ResponseError::UnknownTopicOrPartition, "there is no such topic")
     })?;

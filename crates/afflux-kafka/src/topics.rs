@@ -34,7 +34,8 @@ use crate::{
     replicas,
 };
 
-/// The names of topics that others could collide with, by how metrics would call them.
+/// The names of topics that others could collide with, by how metrics would call them, as they are when
+/// a request comes; what it makes is looked at once more where it is made.
 struct Taken(HashMap<String, String>);
 
 impl Taken {
@@ -54,16 +55,18 @@ impl Taken {
 
     fn check(&self, name: &str) -> Result<(), Refusal> {
         match self.0.get(&measured(name)) {
-            Some(other) if other != name => {
-                let message = format!(
-                    "topic {name} collides with topic {other}: dots and underscores are the same \
-                     in metrics; take another name"
-                );
-                Err((ResponseError::InvalidTopicException, message))
-            }
+            Some(other) if other != name => Err(collision(name, other)),
             _ => Ok(()),
         }
     }
+}
+
+fn collision(name: &str, other: &str) -> Refusal {
+    let message = format!(
+        "topic {name} collides with topic {other}: dots and underscores are the same in metrics; \
+         take another name"
+    );
+    (ResponseError::InvalidTopicException, message)
 }
 
 fn may_collide(name: &str) -> bool {
@@ -74,9 +77,34 @@ fn measured(name: &str) -> String {
     name.replace('.', "_")
 }
 
-/// Refuses a name that collides with that of a topic that there is.
-pub(crate) fn check_collision(broker: &Broker, name: &TopicName) -> Result<(), Refusal> {
-    if may_collide(name.as_str()) { Taken::new(broker).check(name.as_str()) } else { Ok(()) }
+/// Makes a topic, unless its name collides with that of another: one topic at a time.
+pub(crate) async fn make(
+    broker: &Arc<Broker>,
+    spec: TopicSpec,
+    settings: Settings,
+) -> Result<Arc<Topic>, Refusal> {
+    let making = Arc::clone(broker);
+    let made = blocking(&broker.log, move |log| {
+        let _held = making.naming.lock();
+        let name = spec.name.as_str();
+        if may_collide(name) {
+            let is_other = |topic: &&Arc<Topic>| {
+                topic.name != spec.name && is_alike(topic.name.as_str(), name)
+            };
+            if let Some(other) = making.topics().iter().find(is_other) {
+                return Err(collision(name, other.name.as_str()));
+            }
+        }
+        let made = log.create_topic_with(&spec, settings);
+        made.map_err(|error| (code::of_topic(&error), error.to_string()))
+    });
+    made.await.map_err(|error| (ResponseError::UnknownServerError, error.to_string()))?
+}
+
+/// Whether metrics would call two the same.
+fn is_alike(one: &str, other: &str) -> bool {
+    let measured = |byte| if byte == b'.' { b'_' } else { byte };
+    one.bytes().map(measured).eq(other.bytes().map(measured))
 }
 
 /// Makes topics, each by itself.
@@ -194,14 +222,8 @@ async fn create_one(
     if validate_only {
         return Ok((partitions, settings, None));
     }
-    let made = blocking(&broker.log, move |log| {
-        log.create_topic_with(&TopicSpec { name, partitions }, settings)
-    });
-    match made.await {
-        Ok(Ok(topic)) => Ok((partitions, topic.settings.clone(), Some(topic))),
-        Ok(Err(error)) => Err((code::of_topic(&error), error.to_string())),
-        Err(error) => Err((ResponseError::UnknownServerError, error.to_string())),
-    }
+    let topic = make(broker, TopicSpec { name, partitions }, settings).await?;
+    Ok((partitions, topic.settings.clone(), Some(topic)))
 }
 
 /// Removes topics, each by itself, and with each what groups committed for it.
@@ -276,4 +298,34 @@ async fn delete_one(broker: &Arc<Broker>, topic: &Topic) -> Result<(), Refusal> 
         Ok(())
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use afflux_env::sim::Sim;
+
+    use super::*;
+    use crate::{Options, broker::tests::alone};
+
+    #[tokio::test]
+    async fn of_two_that_collide_one_is_made_though_both_come_at_once() {
+        let sim = Sim::new(1);
+        let broker = alone(&sim, Options::default());
+        let spec = |name| TopicSpec { name: TopicName::new(name).unwrap(), partitions: 1 };
+        for (one, other) in [("a.b", "a_b"), ("c_.", "c.."), ("d_", "d.")] {
+            let made = [one, other].map(|name| {
+                let (broker, spec) = (Arc::clone(&broker), spec(name));
+                tokio::spawn(async move { make(&broker, spec, Settings::default()).await })
+            });
+            let mut refused = 0;
+            for made in made {
+                if let Err((error, _)) = made.await.unwrap() {
+                    assert_eq!(error, ResponseError::InvalidTopicException);
+                    refused += 1;
+                }
+            }
+            assert_eq!(refused, 1, "{one} {other}");
+        }
+        assert_eq!(broker.topics().len(), 3);
+    }
 }

@@ -27,6 +27,7 @@ use kafka_protocol::{
     },
     protocol::{Encodable, Request, StrBytes},
 };
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::author;
@@ -91,6 +92,7 @@ pub(crate) fn alone(sim: &Sim, options: Options) -> Arc<Broker> {
         port,
         groups,
         transactions,
+        naming: Mutex::new(()),
         stopping,
     })
 }

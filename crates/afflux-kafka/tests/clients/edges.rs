@@ -173,8 +173,10 @@ impl Asked {
         let new = new.with_replication_factor(1).with_configs(vec![set("retention.ms", "-1")]);
         let packed = new.clone().with_name(topic("edges-compacted"));
         let packed = packed.with_configs(vec![set("cleanup.policy", "compact")]);
-        let request =
-            CreateTopicsRequest::default().with_timeout_ms(30_000).with_topics(vec![new, packed]);
+        let zstd = new.clone().with_name(topic("edges-zstd"));
+        let zstd = zstd.with_configs(vec![set("compression.type", "zstd")]);
+        let all = vec![new, packed, zstd];
+        let request = CreateTopicsRequest::default().with_timeout_ms(30_000).with_topics(all);
         self.connection.call(7, &request);
         while self.send(-1, batch(None, false)) != "0" {}
         self.send(-1, batch(None, false));
@@ -271,6 +273,11 @@ impl Asked {
             &fetch(TOPIC, part(0, 0)).with_session_id(7).with_session_epoch(3),
         );
         check("no session, an epoch", &fetch(TOPIC, part(0, 0)).with_session_epoch(3));
+        for version in [4, 9, 10] {
+            for name in [TOPIC, "edges-zstd"] {
+                self.ask(&format!("zstd of {name}"), version, &fetch(name, part(0, 0)));
+            }
+        }
         let unknown = FetchTopic::default()
             .with_topic_id(Uuid::from_u128(7))
             .with_partitions(vec![part(0, 0)]);

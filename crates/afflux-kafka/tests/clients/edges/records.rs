@@ -61,6 +61,14 @@ impl Asked {
                 check(what, 0, (1, 2), &all(&second));
             }
         }
+        // KIP-110.
+        let packed = forged(Compression::Zstd, 0, (1, 2), &two);
+        for version in [3, 6, 7] {
+            for name in [TOPIC, "edges-zstd"] {
+                let request = produce(name, 0, -1, packed.clone());
+                self.ask(&format!("zstd to {name}"), version, &request);
+            }
+        }
     }
 
     /// What clients say that they are (KIP-511).
