@@ -120,12 +120,12 @@ fn fold_records(mut input: &[u8]) {
             let again = offsets::decode_value(&offsets::encode_value(&committed));
             assert_eq!(again, Ok(committed));
         }
-        if let (Some(id), Some(facts)) =
-            (record::decode_key(&key), value.as_deref().and_then(record::decode_value))
+        if let (Ok(id), Some(Ok(facts))) =
+            (record::decode_key(&key), value.as_deref().map(record::decode_value))
         {
-            assert_eq!(record::decode_key(&record::encode_key(&id)), Some(id.clone()));
+            assert_eq!(record::decode_key(&record::encode_key(&id)).as_ref(), Ok(&id));
             let again = record::decode_value(&record::encode_value(&facts));
-            assert_eq!(again.as_ref(), Some(&facts));
+            assert_eq!(again.as_ref(), Ok(&facts));
             transactions.restore(now, id, facts);
         }
     }

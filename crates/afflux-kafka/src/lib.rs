@@ -29,6 +29,7 @@ mod configs;
 mod connection;
 mod dispatch;
 mod fetch;
+mod fields;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod group;

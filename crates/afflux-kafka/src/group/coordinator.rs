@@ -17,8 +17,9 @@ use super::{
     classic,
     consumer::{self, Beat, Heartbeat, LEAVES, Refusal},
     embedded::KIND,
-    records::{Key, MalformedRecord},
+    records::Key,
 };
+use crate::fields::MalformedRecord;
 
 /// All groups. See the module above.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::{BufMut, Bytes};
 
-use super::records::{MalformedRecord, Reader, put_text};
+use crate::fields::{MalformedRecord, Reader, put_text};
 
 /// The kind of protocol that consumers use.
 pub(crate) const KIND: &str = "consumer";

@@ -21,10 +21,8 @@ use afflux_types::{Offset, Timestamp, TopicName, TopicPartition};
 use bytes::{BufMut, Bytes};
 use uuid::Uuid;
 
-use super::{
-    GroupId,
-    records::{MalformedRecord, Reader, put_compact, put_tags, put_text},
-};
+use super::GroupId;
+use crate::fields::{MalformedRecord, Reader, put_compact, put_tags, put_text};
 
 const KEY_VERSION: i16 = 1;
 const VALUE_VERSION: i16 = 4;

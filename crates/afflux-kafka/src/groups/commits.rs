@@ -28,10 +28,10 @@ use crate::{
     StartError,
     broker::{Broker, Context, OFFSETS_TOPIC, blocking, text, to_its_end},
     code,
+    fields::MalformedRecord,
     group::{
         GroupId, Standing,
         offsets::{Committed, Offsets, encode_key, encode_value},
-        records::MalformedRecord,
     },
 };
 

@@ -15,10 +15,11 @@ use super::{Groups, fresh_member, shared};
 use crate::{
     access,
     broker::{Broker, Context, text},
+    fields::duration,
     group::{
         Answer, Parts, Reply, Topics as _,
         consumer::{Heartbeat, Member},
-        records::{by_topic, duration},
+        records::by_topic,
     },
     groups::topics::LogTopics,
     settings::of_groups::Times,

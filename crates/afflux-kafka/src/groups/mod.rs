@@ -51,9 +51,10 @@ use crate::{
     Options, StartError, access,
     broker::{Broker, Context, text},
     code,
+    fields::duration,
     group::{
         Answer, Coordinator, GroupId, Join, Joined, Reply, Settings, Standing, Sync, Synced, Token,
-        offsets::Offsets, records::duration,
+        offsets::Offsets,
     },
     settings::of_groups::Times,
 };

@@ -19,10 +19,8 @@ use super::{Groups, Inner, commits::offsets_partition};
 use crate::{
     broker::Broker,
     code,
-    group::{
-        Answer, Coordinator, GroupId, Reply,
-        records::{Key, MalformedRecord},
-    },
+    fields::MalformedRecord,
+    group::{Answer, Coordinator, GroupId, Reply, records::Key},
 };
 
 /// The most that a group may take: what is read back at start is bounded, too.

@@ -33,10 +33,10 @@ use super::{
 use crate::{
     broker::{Broker, Context, to_its_end},
     code,
+    fields::MalformedRecord,
     group::{
         GroupId, Standing,
         offsets::{Committed, Offsets, Place, decode_key, decode_value, encode_key, encode_value},
-        records::MalformedRecord,
     },
     transaction::Identity,
     transactions::Writing,

@@ -281,12 +281,14 @@ fn replay(
         for batch in &read.batches {
             for record in batch::records(batch) {
                 let record = record.map_err(|source| StartError::Batch { offset: at, source })?;
-                let id = record.key.as_deref().and_then(record::decode_key);
-                let facts = record.value.as_deref().map(record::decode_value);
-                match (id, facts) {
-                    (Some(id), None) => coordinator.forget(&id),
-                    (Some(id), Some(Some(facts))) => coordinator.restore(now, id, facts),
-                    _ => tracing::warn!(offset = record.offset.0, "stepped over"),
+                let id = record::decode_key(record.key.as_deref().unwrap_or_default());
+                let facts = record.value.as_deref().map(record::decode_value).transpose();
+                match id.and_then(|id| Ok((id, facts?))) {
+                    Ok((id, None)) => coordinator.forget(&id),
+                    Ok((id, Some(facts))) => coordinator.restore(now, id, facts),
+                    Err(error) => {
+                        tracing::warn!(offset = record.offset.0, %error, "stepped over");
+                    }
                 }
             }
         }

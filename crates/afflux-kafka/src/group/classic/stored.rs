@@ -15,7 +15,7 @@ use afflux_types::Timestamp;
 use bytes::BufMut;
 
 use super::{Group, Member, State};
-use crate::group::records::{
+use crate::fields::{
     MalformedRecord, Reader, duration, put_bytes, put_maybe_text, put_millis, put_text,
 };
 

@@ -19,11 +19,14 @@ use afflux_types::Timestamp;
 use bytes::{BufMut, Bytes};
 
 use super::{Classic, Group, Member, Progress, Resolved};
-use crate::group::{
-    GroupId,
-    records::{
-        Key, MalformedRecord, Reader, duration, put_compact, put_count, put_maybe_compact,
-        put_millis, put_parts, put_tags,
+use crate::{
+    fields::{
+        MalformedRecord, Reader, duration, put_compact, put_count, put_maybe_compact, put_millis,
+        put_tags,
+    },
+    group::{
+        GroupId,
+        records::{Key, parts, put_parts},
     },
 };
 
@@ -113,7 +116,7 @@ impl Group {
                     group.members.insert(id.clone(), get_member(&mut from)?);
                 }
                 Key::TargetMember(_, id) => {
-                    group.target.insert(id.clone(), from.parts()?);
+                    group.target.insert(id.clone(), parts(&mut from)?);
                 }
                 Key::Current(_, id) => {
                     if let Some(member) = group.members.get_mut(id) {
@@ -214,8 +217,8 @@ fn get_current(from: &mut Reader<'_>, member: &mut Member) -> Result<(), Malform
         2 => Progress::Unreleased,
         _ => return Err(MalformedRecord("a member has an unknown state")),
     };
-    member.assigned = from.parts()?;
-    member.revoking = from.parts()?;
+    member.assigned = parts(from)?;
+    member.revoking = parts(from)?;
     Ok(())
 }
 
