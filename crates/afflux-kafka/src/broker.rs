@@ -52,7 +52,7 @@ pub(crate) struct Broker {
     pub(crate) port: i32,
     pub(crate) groups: Groups,
     pub(crate) transactions: Transactions,
-    /// Held by who makes a topic.
+    /// Held by who makes a topic for a client.
     pub(crate) naming: Mutex<()>,
     /// Has nothing to give, and is closed once the node stops. Who waits is woken in turn, which
     /// a watch leaves to chance.

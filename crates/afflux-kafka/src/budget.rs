@@ -5,13 +5,14 @@
 //!    nobody takes room from others by words. When this part is used up, one request at a time goes on
 //!    without paying, and has to hurry: those that stand still keep no other from coming. What is
 //!    short comes without paying, so that a heartbeat waits for no record.
-//! 2. Once it is whole, by its [`cost`], until it is answered. What produces has a share of its own, for
-//!    its answer waits for the node alone. Of all others a connection has one at a time, so that short
-//!    ones need not pay; long ones share what is left, none has more than a quarter of that, and none
-//!    keeps it while it waits long: see [`crate::fetch`] and [`crate::dispatch`].
+//! 2. Once it is whole, by its [`cost`], until its answer is there. What produces has a share of its
+//!    own, for its answer waits for the node alone. Of all others a connection has one at a time, so that
+//!    short ones need not pay; long ones share what is left, none has more than a quarter of that, and
+//!    none keeps it while it waits long: see [`crate::fetch`] and [`crate::dispatch`].
 //!
-//! Answers of Fetch count against [`Options::answer_bytes_max`] until their clients have taken them.
-//! When that is used up they are small, and not late: nobody waits for a client that does not read.
+//! Answers count against [`Options::answer_bytes_max`] until their clients have taken them. When that is
+//! used up those of Fetch are small, and not late: nobody waits for a client that does not read. Others
+//! are as large as they are: a long one keeps what its request has paid, and has to be taken in a hurry.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +28,7 @@ const UNIT_BYTES: usize = 1 << 10;
 const ELEMENT_BYTES: usize = 64;
 /// What an answer may have if there is room for none.
 const ANSWER_BYTES_MIN: usize = 128 << 10;
-/// How long who comes without paying may take, beside a second for so many bytes.
+/// How long may take who keeps others from something, beside a second for so many bytes.
 const HURRY: Duration = Duration::from_secs(1);
 const HURRIED_BYTES: usize = 1 << 20;
 
@@ -48,6 +49,11 @@ pub(crate) struct Budget {
 
 fn units(bytes: usize) -> usize {
     bytes.div_ceil(UNIT_BYTES)
+}
+
+/// How long so many bytes may take of one that keeps others from something.
+pub(crate) fn hurry(bytes: usize) -> Duration {
+    HURRY + Duration::from_secs(bytes.div_ceil(HURRIED_BYTES) as u64)
 }
 
 /// What a whole request takes, of so many bytes and elements, about. Up to [`SHORT_BYTES`] it is short.
@@ -86,6 +92,14 @@ impl Budget {
         // Nobody ever closes it.
         let share = Arc::clone(share);
         share.acquire_many_owned(u32::try_from(cost).unwrap_or(u32::MAX)).await.ok()
+    }
+
+    /// The part of an answer that has so many bytes; none if there is no room for it. A short one needs
+    /// none.
+    pub(crate) fn answered(&self, bytes: usize) -> Option<Paid> {
+        let cost = if bytes <= SHORT_BYTES { 0 } else { units(bytes) };
+        let answers = Arc::clone(&self.answers);
+        answers.try_acquire_many_owned(u32::try_from(cost).unwrap_or(u32::MAX)).ok()
     }
 
     /// How large an answer may be of which so much is wanted, and its part.
@@ -131,8 +145,7 @@ impl Coming<'_> {
             },
             Ok(turn) = turn.acquire_owned() => {
                 self.turn = Some(turn);
-                let missing = (length - self.bytes).div_ceil(HURRIED_BYTES);
-                return Some(HURRY + Duration::from_secs(missing as u64));
+                return Some(hurry(length - self.bytes));
             }
         }
         self.bytes = bytes;

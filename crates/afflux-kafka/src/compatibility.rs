@@ -44,7 +44,10 @@ fn note(key: ApiKey) -> &'static str {
              refused in compressed batches and in others, and so is a batch that unpacks to more \
              than 64 MiB"
         }
-        ApiKey::Fetch => "Sessions are declined: each request names all that it wants",
+        ApiKey::Fetch => {
+            "Sessions are declined: each request names all that it wants. One of very many \
+             partitions, from 350 to 700 on by how many topics they are of, waits a second at most"
+        }
         ApiKey::ListOffsets => "Nothing is tiered: the latest tiered offset is -1",
         ApiKey::InitProducerId => "Two-phase commit (KIP-939) is refused",
         ApiKey::WriteTxnMarkers => {

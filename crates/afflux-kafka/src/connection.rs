@@ -7,8 +7,8 @@
 //! 2. A frame is paid for from the node's [`crate::budget`] as its bytes arrive, and as a whole once it
 //!    is there, for what has come of it takes memory too; while that is used up, nothing more is read,
 //!    and the client feels it. So does who produces while the log's own queue is full.
-//! 3. A produce request is in the log's hands as soon as it was read; at most [`IN_FLIGHT_MAX`] wait
-//!    for their answers. Each other one is begun when those before it have theirs, and nothing is taken
+//! 3. A produce request is in the log's hands as soon as it was read; some [`IN_FLIGHT_MAX`] wait for
+//!    their answers. Each other one is begun when those before it have theirs, and nothing is taken
 //!    behind it until it has its own: of those that may wait long there is one a connection.
 //! 4. The writer answers in the order of requests, each answer once it is there; those that are there at
 //!    the same time are written at once. A client that takes nothing of its answer for
@@ -30,7 +30,8 @@ use std::{
 };
 
 use afflux_env::Connection;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
+use kafka_protocol::messages::ApiKey;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -40,7 +41,7 @@ use tokio::{
 use crate::{
     Options,
     broker::{Broker, Outcome, Pending},
-    budget::{Coming, Paid},
+    budget::{self, Budget, Coming, Paid, SHORT_BYTES},
     buffers::BUFFER_BYTES,
     dispatch,
     wire::Unreadable,
@@ -64,8 +65,13 @@ const TAKEN_BYTES: usize = 64 << 10;
 /// A request on its way to its answer.
 struct InFlight {
     pending: Pending,
-    /// Its part of the budget, given back with the answer.
-    _paid: Option<Paid>,
+    /// Its part of the budget.
+    paid: Option<Paid>,
+    held: Held,
+}
+
+/// What a request has until its answer is written.
+struct Held {
     /// Nothing is taken behind it as long as it has this.
     _turn: Option<OwnedSemaphorePermit>,
     /// As long as there is one, the connection is not idle.
@@ -96,7 +102,7 @@ pub(crate) async fn serve(broker: Arc<Broker>, connection: Box<dyn Connection>, 
     let mut client = String::new();
     let ended = {
         let reading = read(&broker, reader, peer, queue, &mut client);
-        let writing = write(writer, queued, broker.options.stall_max);
+        let writing = write(&broker, writer, queued);
         tokio::pin!(reading, writing);
         tokio::select! {
             biased;
@@ -139,7 +145,7 @@ async fn read(
         }
         let refused = |error: Unreadable| Ended::Request(error.to_string());
         let asked = dispatch::look_over(peer, frame).map_err(refused)?;
-        let (produces, meets) = (asked.produces(), asked.meets_others());
+        let (produces, waits) = (asked.produces(), asked.waits_for_others());
         let paid = tokio::select! {
             biased;
             () = &mut stopping => return Ok(()),
@@ -151,9 +157,8 @@ async fn read(
         }
         let in_flight = InFlight {
             pending: dispatch::begin(broker, asked).map_err(refused)?,
-            _paid: paid.filter(|_| !meets),
-            _turn: turn.filter(|_| !produces),
-            _busy: Arc::clone(&busy),
+            paid: paid.filter(|_| !waits),
+            held: Held { _turn: turn.filter(|_| !produces), _busy: Arc::clone(&busy) },
         };
         if queue.send(in_flight).await.is_err() {
             return Ok(());
@@ -163,35 +168,36 @@ async fn read(
 
 /// Answers requests in their order. `Ok` once there are no more.
 async fn write(
+    broker: &Broker,
     mut writer: impl AsyncWrite + Unpin,
     mut queued: mpsc::Receiver<InFlight>,
-    stall_max: Duration,
 ) -> Result<(), Ended> {
+    let (budget, stall_max) = (&broker.budget, broker.options.stall_max);
     let mut next = queued.recv().await;
     while let Some(mut first) = next.take() {
         let outcome = (&mut first.pending).await;
         let mut answers = Answers::default();
-        answers.add(outcome, first);
+        answers.add(budget, outcome, first);
         // What is ready goes along: one call, and the client is woken once.
         while answers.bytes < TOGETHER_BYTES
             && answers.ended.is_none()
             && let Ok(mut in_flight) = queued.try_recv()
         {
             match ready(in_flight.pending.as_mut()).await {
-                Poll::Ready(outcome) => answers.add(outcome, in_flight),
+                Poll::Ready(outcome) => answers.add(budget, outcome, in_flight),
                 Poll::Pending => {
                     next = Some(in_flight);
                     break;
                 }
             }
         }
-        let patience = patience(&answers.pieces, stall_max);
+        let patience = answers.patience(stall_max);
         write_pieces(&mut writer, answers.pieces, stall_max, patience).await?;
         if let Some(reason) = answers.ended {
             return Err(Ended::Request(reason));
         }
         // What was paid for them is given back before the next is waited for.
-        drop((answers.requests, answers.paid));
+        drop((answers.held, answers.paid));
         if next.is_none() {
             next = queued.recv().await;
         }
@@ -205,38 +211,51 @@ async fn write(
 struct Answers {
     pieces: VecDeque<Bytes>,
     bytes: usize,
-    /// Kept until they are written.
-    requests: Vec<InFlight>,
+    /// Until they are written.
+    held: Vec<Held>,
     paid: Vec<Paid>,
+    /// Whether one of them keeps what others wait for.
+    hurries: bool,
     /// Why the connection ends behind them.
     ended: Option<String>,
 }
 
 impl Answers {
-    fn add(&mut self, outcome: Outcome, request: InFlight) {
+    /// What a request had of the budget is given back: its answer counts instead. If there is no room
+    /// for that, it keeps it, and its client has to hurry.
+    fn add(&mut self, budget: &Budget, outcome: Outcome, request: InFlight) {
         match outcome {
             Outcome::Respond(answer) => {
                 let (pieces, paid) = answer.into_parts();
-                self.paid.extend(paid);
-                self.bytes += pieces.iter().map(Bytes::len).sum::<usize>();
+                let bytes = pieces.iter().map(Bytes::len).sum::<usize>();
+                if let Some(paid) = paid.or_else(|| budget.answered(bytes)) {
+                    self.paid.push(paid);
+                } else {
+                    self.paid.extend(request.paid);
+                    self.hurries = true;
+                }
+                self.bytes += bytes;
                 self.pieces.extend(pieces);
             }
             Outcome::Silent => {}
             Outcome::Close(reason) => self.ended = Some(reason),
         }
-        self.requests.push(request);
+        self.held.push(request.held);
+    }
+
+    /// How long a client may take for all of them.
+    fn patience(&self, stall_max: Duration) -> Duration {
+        if self.hurries {
+            budget::hurry(self.bytes)
+        } else {
+            stall_max + Duration::from_secs((self.bytes / TAKEN_BYTES) as u64)
+        }
     }
 }
 
 /// What a future gives, if it need not be waited for.
 async fn ready<T>(mut future: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<T> {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
-}
-
-/// How long a client may take for all of an answer.
-fn patience(pieces: &VecDeque<Bytes>, stall_max: Duration) -> Duration {
-    let bytes: usize = pieces.iter().map(Bytes::len).sum();
-    stall_max + Duration::from_secs((bytes / TAKEN_BYTES) as u64)
 }
 
 /// Writes an answer that its client takes neither never nor for ever.
@@ -290,7 +309,7 @@ async fn next_frame<'a>(
             *buffer = broker.buffers.take();
         }
         buffer.reserve(BUFFER_BYTES);
-        if let Poll::Ready(filled) = ready(pin!(fill(reader, buffer))).await {
+        if let Poll::Ready(filled) = ready(pin!(fill(reader, buffer, 0))).await {
             filled?;
             continue;
         }
@@ -313,7 +332,7 @@ async fn next_frame<'a>(
     let announced = timeout(stall_max, async {
         while buffer.len() < 4 {
             buffer.reserve(READ_BYTES);
-            fill(reader, buffer).await?;
+            fill(reader, buffer, 0).await?;
         }
         Ok::<_, Ended>(buffer.get_i32())
     });
@@ -322,8 +341,7 @@ async fn next_frame<'a>(
         .ok()
         .filter(|length| *length <= frame_bytes_max)
         .ok_or(Ended::TooLong(i64::from(announced), frame_bytes_max))?;
-    // Nobody ever closes it.
-    let turn = Arc::clone(turns).acquire_owned().await.ok();
+    let turn = turn(broker, buffer, turns).await;
     let mut coming = broker.budget.coming();
     let mut patience = stall_max;
     while buffer.len() < length {
@@ -333,19 +351,41 @@ async fn next_frame<'a>(
         }
         buffer.reserve(more);
         let begun = broker.env.clock.monotonic();
-        timeout(patience, fill(reader, buffer)).await.map_err(|_| Ended::Stalled)??;
+        let missing = length - buffer.len();
+        timeout(patience, fill(reader, buffer, missing)).await.map_err(|_| Ended::Stalled)??;
         let taken = broker.env.clock.monotonic().saturating_sub(begun);
         patience = patience.saturating_sub(taken);
     }
     let frame = buffer.split_to(length);
-    // A request that waits for something is a small one, and must not keep the memory.
-    let is_small = length <= COPIED_BYTES_MAX;
+    // A request that waits for something is a short one, and must not keep the memory.
+    let produces = frame.starts_with(&(ApiKey::Produce as i16).to_be_bytes());
+    let is_small = length <= if produces { COPIED_BYTES_MAX } else { SHORT_BYTES };
     Ok((if is_small { Bytes::copy_from_slice(&frame) } else { frame.freeze() }, coming, turn))
 }
 
-/// Reads what there is; an error at the end of the stream.
-async fn fill(reader: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<()> {
-    match reader.read_buf(buffer).await? {
+/// Waits until the requests before are answered behind which nothing is taken. Meanwhile what has come
+/// takes no more memory than it has bytes.
+async fn turn(
+    broker: &Broker,
+    buffer: &mut BytesMut,
+    turns: &Arc<Semaphore>,
+) -> Option<OwnedSemaphorePermit> {
+    if let Ok(turn) = Arc::clone(turns).try_acquire_owned() {
+        return Some(turn);
+    }
+    let come = BytesMut::from(&buffer[..]);
+    broker.buffers.give(mem::replace(buffer, come));
+    // Nobody ever closes it.
+    Arc::clone(turns).acquire_owned().await.ok()
+}
+
+/// Reads what there is, not far beyond a request; an error at the end of the stream.
+async fn fill(
+    reader: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+    missing: usize,
+) -> io::Result<()> {
+    match reader.read_buf(&mut buffer.limit(missing.max(BUFFER_BYTES))).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(()),
     }
@@ -388,7 +428,6 @@ mod tests {
     async fn a_client_that_takes_too_long_for_all_is_given_up() {
         let (mut client, mut server) = tokio::io::duplex(1 << 10);
         let pieces = VecDeque::from(vec![Bytes::from(vec![7; 64 << 10]); 100_000]);
-        assert_eq!(patience(&pieces, Duration::from_secs(9)), Duration::from_secs(100_009));
         let taking = async {
             let mut taken = [0; 1 << 10];
             // It never stalls.
@@ -400,5 +439,36 @@ mod tests {
             () = taking => panic!("it could read on"),
         };
         assert!(matches!(ended, Err(Ended::Unread)), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_instead_of_its_request_or_has_to_hurry() {
+        const MIB: usize = 1 << 20;
+        let options =
+            Options { request_bytes_max: 4 * MIB, answer_bytes_max: MIB, ..Options::default() };
+        let budget = Budget::new(&options);
+        let answered = async || {
+            let in_flight = InFlight {
+                pending: Box::pin(async { Outcome::Silent }),
+                paid: budget.whole(MIB, false).await,
+                held: Held { _turn: None, _busy: Arc::new(()) },
+            };
+            let answer = Answer::framed(vec![Bytes::from(vec![7; 600 << 10])]);
+            let mut answers = Answers::default();
+            answers.add(&budget, Outcome::Respond(answer), in_flight);
+            answers
+        };
+        let stall_max = Duration::from_secs(9);
+        let (first, second) = (answered().await, answered().await);
+        assert_eq!(first.patience(stall_max), Duration::from_secs(9 + 9));
+        assert_eq!(second.patience(stall_max), Duration::from_secs(1 + 1));
+        // A quarter of the share each: the first has given its own back.
+        let mut others = Vec::new();
+        while let Poll::Ready(paid) = ready(pin!(budget.whole(MIB, false))).await {
+            others.push(paid.unwrap());
+        }
+        assert_eq!(others.len(), 3);
+        drop((first, others));
+        assert_eq!(answered().await.patience(stall_max), Duration::from_secs(9 + 9));
     }
 }

@@ -54,11 +54,11 @@ impl Asked {
         self.request.as_ref().is_some_and(|request| request.api.key == ApiKey::Produce)
     }
 
-    /// Whether it waits for requests of others: it can not keep from them what they need to come.
-    /// What it brings is its group's from the beginning.
-    pub(crate) fn meets_others(&self) -> bool {
-        let meets = |key| matches!(key, ApiKey::JoinGroup | ApiKey::SyncGroup);
-        self.request.as_ref().is_some_and(|request| meets(request.api.key))
+    /// Whether it waits for requests of others, of a group's members: it can not keep from them what
+    /// they need to come. What it brings is its group's then, and nothing else of it is kept.
+    pub(crate) fn waits_for_others(&self) -> bool {
+        let waits = |key| matches!(key, ApiKey::JoinGroup | ApiKey::SyncGroup);
+        self.request.as_ref().is_some_and(|request| waits(request.api.key))
     }
 }
 

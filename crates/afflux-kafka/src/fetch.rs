@@ -85,7 +85,7 @@ pub(crate) async fn answer(
         let got = read(broker, &topics, room, isolation).await;
         let bytes: usize = got.iter().flatten().flat_map(|got| &got.batches).map(Bytes::len).sum();
         // What there was no room for now has none after a wait either.
-        let is_full = got.iter().flatten().any(|got| got.next < end(&got.bounds, isolation));
+        let is_full = got.iter().flatten().any(|got| got.next < got.bounds.shown(isolation));
         // Who asks for nothing is about to close its connection, and waits for the answer.
         let is_settled = is_full || got.is_empty() || got.iter().any(Result::is_err);
         if bytes >= bytes_min || is_settled || is_late {
@@ -278,12 +278,7 @@ fn look(log: &EmbeddedLog, wanted: &Wanted, isolation: Isolation) -> Result<At, 
     if wanted.from < bounds.start || wanted.from > bounds.end {
         return Err(ResponseError::OffsetOutOfRange);
     }
-    Ok(At { bounds, has_more: wanted.from < end(&bounds, isolation) })
-}
-
-/// Behind the last record that may be shown.
-pub(crate) fn end(bounds: &Bounds, isolation: Isolation) -> Offset {
-    if isolation == Isolation::Committed { bounds.stable } else { bounds.durable }
+    Ok(At { bounds, has_more: wanted.from < bounds.shown(isolation) })
 }
 
 fn report(error: &ReadError) -> ResponseError {

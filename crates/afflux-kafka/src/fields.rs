@@ -51,7 +51,7 @@ pub(crate) fn put_count(out: &mut Vec<u8>, count: usize) {
 }
 
 /// A varint.
-pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u32) {
+fn put_varint(out: &mut Vec<u8>, mut value: u32) {
     while value >= 0x80 {
         out.put_u8(value as u8 | 0x80);
         value >>= 7;
@@ -156,7 +156,7 @@ impl<'a> Reader<'a> {
         Ok(Bytes::copy_from_slice(self.slice(length)?))
     }
 
-    pub(crate) fn varint(&mut self) -> Result<u32, MalformedRecord> {
+    fn varint(&mut self) -> Result<u32, MalformedRecord> {
         let mut value = 0;
         for i in 0..5 {
             let [byte] = self.take()?;
@@ -196,5 +196,43 @@ impl<'a> Reader<'a> {
         } else {
             Err(MalformedRecord("its version is not known"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back_and_cut_does_not() {
+        let mut out = Vec::new();
+        put_text(&mut out, "text");
+        put_maybe_text(&mut out, None);
+        put_compact(&mut out, &"x".repeat(300));
+        put_maybe_compact(&mut out, None);
+        put_bytes(&mut out, &[1, 2]);
+        put_millis(&mut out, Duration::MAX);
+        put_tags(&mut out, &[(7, vec![9])]);
+        let read = |bytes: &[u8]| {
+            let mut from = Reader(bytes);
+            let texts = (from.text()?, from.maybe_text()?, from.compact()?, from.maybe_compact()?);
+            let (bytes, millis) = (from.bytes()?, from.i32()?);
+            let tags = from.tags()?.into_iter().map(|(tag, of)| (tag, of.0.to_vec())).collect();
+            Ok::<(_, _, _, Vec<_>), MalformedRecord>((texts, bytes, millis, tags))
+        };
+        let (texts, bytes, millis, tags) = read(&out).unwrap();
+        assert_eq!(texts, ("text".into(), None, "x".repeat(300).into(), None));
+        assert_eq!((&bytes[..], millis, tags), (&[1, 2][..], i32::MAX, vec![(7, vec![9])]));
+        assert!((0..out.len()).all(|cut| read(&out[..cut]).is_err()));
+    }
+
+    #[test]
+    fn a_count_that_the_bytes_can_not_fill_is_refused_without_reserving() {
+        let mut huge = Vec::new();
+        put_varint(&mut huge, u32::MAX);
+        assert!(Reader(&huge).compact().is_err());
+        assert!(Reader(&huge).compact_bytes().is_err());
+        assert!(Reader(&huge).tags().is_err());
+        assert!(Reader(&[0xff; 6]).varint().is_err());
     }
 }

@@ -2,7 +2,7 @@
 //! here.
 //!
 //! ```text
-//!  connection ──▶ wire, guard ──▶ broker ──▶ produce · fetch · list_offsets · metadata
+//!  connection ──▶ wire, guard ──▶ dispatch ─▶ produce · fetch · list_offsets · metadata
 //!  (frames,       (header,        (who    ├─▶ topics · partitions · configs · replicas
 //!   order,         shape)         answers)├─▶ groups ───────▶ group         ╮ pure
 //!   budget)                          │    ╰─▶ transactions ─▶ transaction   ╯ coordinators
@@ -87,8 +87,8 @@ pub struct Options {
     /// The longest request taken, in bytes.
     pub frame_bytes_max: usize,
     /// The most bytes of requests that have no answer yet, over all connections: a half for those
-    /// that come, the other for those that are there. One request may be more, and what is short does
-    /// not count.
+    /// that come, the other for those that are there. One request may be more, and what is short and
+    /// does not produce does not count.
     pub request_bytes_max: usize,
     /// The most bytes of answers to Fetch that their clients have not taken yet, over all connections.
     /// Beyond that answers are short.

@@ -15,7 +15,6 @@ use kafka_protocol::{
 use crate::{
     broker::{Broker, Context, blocking, once, repeated},
     code,
-    fetch::end,
 };
 
 /// Instead of a time: the end.
@@ -100,7 +99,7 @@ fn look(
     isolation: Isolation,
 ) -> Result<Result<Found, ResponseError>, ReadError> {
     let bounds = log.bounds(partition)?;
-    let end = end(&bounds, isolation);
+    let end = bounds.shown(isolation);
     let record = |found: Option<(Offset, Timestamp)>| {
         found.filter(|(offset, _)| *offset < end).map(|(offset, time)| (offset, Some(time)))
     };

@@ -34,8 +34,7 @@ use crate::{
     replicas,
 };
 
-/// The names of topics that others could collide with, by how metrics would call them, as they are when
-/// a request comes; what it makes is looked at once more where it is made.
+/// The names of topics that others could collide with, by how metrics would call them.
 struct Taken(HashMap<String, String>);
 
 impl Taken {
@@ -55,18 +54,16 @@ impl Taken {
 
     fn check(&self, name: &str) -> Result<(), Refusal> {
         match self.0.get(&measured(name)) {
-            Some(other) if other != name => Err(collision(name, other)),
+            Some(other) if other != name => {
+                let message = format!(
+                    "topic {name} collides with topic {other}: dots and underscores are the same \
+                     in metrics; take another name"
+                );
+                Err((ResponseError::InvalidTopicException, message))
+            }
             _ => Ok(()),
         }
     }
-}
-
-fn collision(name: &str, other: &str) -> Refusal {
-    let message = format!(
-        "topic {name} collides with topic {other}: dots and underscores are the same in metrics; \
-         take another name"
-    );
-    (ResponseError::InvalidTopicException, message)
 }
 
 fn may_collide(name: &str) -> bool {
@@ -77,7 +74,8 @@ fn measured(name: &str) -> String {
     name.replace('.', "_")
 }
 
-/// Makes a topic, unless its name collides with that of another: one topic at a time.
+/// Makes a topic for a client, one at a time, unless its name collides with that of another: whatever
+/// was looked at before, there may be more by now.
 pub(crate) async fn make(
     broker: &Arc<Broker>,
     spec: TopicSpec,
@@ -88,23 +86,12 @@ pub(crate) async fn make(
         let _held = making.naming.lock();
         let name = spec.name.as_str();
         if may_collide(name) {
-            let is_other = |topic: &&Arc<Topic>| {
-                topic.name != spec.name && is_alike(topic.name.as_str(), name)
-            };
-            if let Some(other) = making.topics().iter().find(is_other) {
-                return Err(collision(name, other.name.as_str()));
-            }
+            Taken::new(&making).check(name)?;
         }
         let made = log.create_topic_with(&spec, settings);
         made.map_err(|error| (code::of_topic(&error), error.to_string()))
     });
     made.await.map_err(|error| (ResponseError::UnknownServerError, error.to_string()))?
-}
-
-/// Whether metrics would call two the same.
-fn is_alike(one: &str, other: &str) -> bool {
-    let measured = |byte| if byte == b'.' { b'_' } else { byte };
-    one.bytes().map(measured).eq(other.bytes().map(measured))
 }
 
 /// Makes topics, each by itself.

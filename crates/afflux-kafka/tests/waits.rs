@@ -1,5 +1,5 @@
 //! What waits, on a clock that stands still until it is moved, or is set: fetches of what is
-//! committed, what comes behind fetches, and transactions that take too long.
+//! committed, what comes behind fetches, groups, and transactions that take too long.
 
 #[expect(dead_code, reason = "its transactions have records alone")]
 #[path = "support/producer.rs"]
@@ -20,11 +20,13 @@ use afflux_types::{Timestamp, TopicName};
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiVersionsRequest, FetchRequest, FetchResponse, ProduceRequest, ProduceResponse,
+        ApiVersionsRequest, DescribeGroupsRequest, FetchRequest, FetchResponse, GroupId,
+        JoinGroupRequest, ProduceRequest, ProduceResponse,
         fetch_request::{FetchPartition, FetchTopic},
+        join_group_request::JoinGroupRequestProtocol,
         produce_request::{PartitionProduceData, TopicProduceData},
     },
-    protocol::Request,
+    protocol::{Request, StrBytes},
 };
 use producer::Ask;
 use sim::{Node, call, frame, open_log, patiently, receive, small, wire_name};
@@ -180,6 +182,44 @@ async fn a_fetch_of_very_many_partitions_waits_a_second() {
         let answer = patiently("the wait does not end", answer).await;
         assert_eq!(answer.responses[0].partitions.len(), partitions as usize);
     }
+}
+
+#[tokio::test]
+async fn members_that_wait_for_each_other_keep_nothing_from_each_other() {
+    let sim = Sim::new(4);
+    sim.clock.wake_sleepers();
+    // Four long requests would have all that there is for them.
+    let options = Options { request_bytes_max: 1 << 20, ..Options::default() };
+    let node = Node::start(&sim, open_log(&sim, EmbeddedLog::open, small()), options).await;
+    let protocol = JoinGroupRequestProtocol::default()
+        .with_name(StrBytes::from_static_str("range"))
+        .with_metadata(vec![7; 100 << 10].into());
+    let request = JoinGroupRequest::default()
+        .with_group_id(GroupId(StrBytes::from_static_str("group")))
+        .with_session_timeout_ms(30_000)
+        .with_rebalance_timeout_ms(30_000)
+        .with_protocol_type(StrBytes::from_static_str("consumer"))
+        .with_protocols(vec![protocol]);
+    let (node, request) = (Arc::new(node), Arc::new(request));
+    let joining: Vec<_> = (0..5)
+        .map(|_| {
+            let (node, request) = (Arc::clone(&node), Arc::clone(&request));
+            tokio::spawn(async move { call(&node, 2, &*request).await })
+        })
+        .collect();
+    // All have come before the first rebalance is over.
+    let described = DescribeGroupsRequest::default().with_groups(vec![request.group_id.clone()]);
+    let members = async { while call(&node, 0, &described).await.groups[0].members.len() < 5 {} };
+    patiently("a member does not get in", members).await;
+    sim.clock.advance(Duration::from_secs(30));
+    let mut members = 0;
+    for joined in joining {
+        let joined = patiently("nobody is answered", joined).await.unwrap();
+        assert_eq!((joined.error_code, joined.generation_id), (0, 1));
+        members += joined.members.len();
+    }
+    assert_eq!(members, 5);
+    Arc::into_inner(node).expect("nobody has it").stop().await;
 }
 
 #[tokio::test]

@@ -174,6 +174,17 @@ pub struct Bounds {
     pub end: Offset,
 }
 
+impl Bounds {
+    /// Behind the last record that is shown.
+    pub fn shown(&self, isolation: Isolation) -> Offset {
+        match isolation {
+            Isolation::Appended => self.decided,
+            Isolation::Uncommitted => self.durable,
+            Isolation::Committed => self.stable,
+        }
+    }
+}
+
 /// How a topic is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSpec {

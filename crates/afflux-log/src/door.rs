@@ -147,12 +147,7 @@ fn look(
         let partition = partition.clone();
         return Err(ReadError::OffsetOutOfRange { partition, offset: from, start, end });
     }
-    let limit = match request.isolation {
-        Isolation::Appended => bounds.decided,
-        Isolation::Uncommitted => bounds.durable,
-        Isolation::Committed => bounds.stable,
-    };
-    let limit = limit.min(request.to);
+    let limit = bounds.shown(request.isolation).min(request.to);
     let Request { bytes_max, sweep, pass, .. } = *request;
     let mut taking =
         Taking { state, limit, bytes_max, sweep, pass, wanted: Vec::new(), bytes: 0, next: from };

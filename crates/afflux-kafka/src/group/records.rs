@@ -174,15 +174,6 @@ mod tests {
     }
 
     #[test]
-    fn a_count_that_the_bytes_can_not_fill_is_refused_without_reserving() {
-        let mut huge = Vec::new();
-        put_count(&mut huge, u32::MAX as usize - 1);
-        assert!(parts(&mut Reader(&huge)).is_err());
-        assert!(Reader(&huge).compact().is_err());
-        assert!(Reader(&huge).tags().is_err());
-    }
-
-    #[test]
     fn partitions_come_back() {
         let one = Uuid::from_u128(1);
         let all = Parts::from([(one, 0), (one, 7), (Uuid::from_u128(2), 3)]);

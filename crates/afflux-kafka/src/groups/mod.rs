@@ -230,21 +230,23 @@ impl Groups {
                 .map(|protocol| (shared(&protocol.name), owned(&protocol.metadata)))
                 .collect(),
         };
+        // The group has its own of all: nothing of the request is kept while others are waited for.
+        let member = text(&request.member_id);
+        drop(request);
         if let Err(error) = Self::ensure_offsets(broker).await {
             return JoinGroupResponse::default()
                 .with_error_code(error.code())
                 .with_generation_id(-1)
                 .with_protocol_name(none_since(context, 7))
-                .with_member_id(request.member_id);
+                .with_member_id(member);
         }
         let now = broker.env.clock.monotonic();
         let answer =
             broker.groups.ask(|coordinator, token| coordinator.join(now, token, join)).await;
         match answer {
             Some(Answer::Joined(joined)) => joined_response(context, &joined),
-            Some(Answer::JoinRefused(error, member)) => {
-                let member =
-                    member.map_or_else(|| request.member_id.clone(), |member| text(&member));
+            Some(Answer::JoinRefused(error, other)) => {
+                let member = other.map_or(member, |other| text(&other));
                 JoinGroupResponse::default()
                     .with_error_code(error.code())
                     .with_generation_id(-1)
@@ -283,6 +285,8 @@ impl Groups {
                 .map(|one| (shared(&one.member_id), owned(&one.assignment)))
                 .collect(),
         };
+        // As of a request to join.
+        drop(request);
         let now = broker.env.clock.monotonic();
         let answer =
             broker.groups.ask(|coordinator, token| coordinator.sync(now, token, sync)).await;

@@ -94,7 +94,7 @@ pub(crate) fn encode_value(facts: &Facts) -> Vec<u8> {
 
 /// What a value says.
 pub(crate) fn decode_value(value: &[u8]) -> Result<Facts, MalformedRecord> {
-    const OUT_OF_RANGE: MalformedRecord = MalformedRecord("a transaction's time is negative");
+    const OUT_OF_RANGE: MalformedRecord = MalformedRecord("a transaction's time-out is negative");
     let mut from = Reader(value);
     if from.version(VALUE_VERSION)? != VALUE_VERSION {
         return Err(MalformedRecord("a transaction's record is of an old version"));

@@ -46,8 +46,12 @@ class Member:
         return done.result(PATIENCE)
 
     def poll(self):
-        """What the oldest poll brought that nobody has asked for."""
-        return self.polled.get(timeout=PATIENCE).result(PATIENCE)
+        """What is assigned, and what all polls brought that nobody has asked for, one at least."""
+        assigned = self.call("assignment")
+        polls = [self.polled.get(timeout=PATIENCE)]
+        while not self.polled.empty():
+            polls.append(self.polled.get())
+        return assigned, [record for poll in polls for record in unpacked(poll.result(PATIENCE))]
 
 
 def unpacked(polled):
@@ -125,9 +129,8 @@ class Client:
         self.members[name] = Member(consumer)
 
     def poll(self, name):
-        member = self.members[name]
-        records = unpacked(member.poll())
-        return [len(member.call("assignment")), *records]
+        assigned, records = self.members[name].poll()
+        return [len(assigned), *records]
 
     def commit(self, name, topic, *offsets):
         at = {
