@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Options;
 
-/// A request up to this length is short.
+/// A request or an answer up to this length is short.
 pub(crate) const SHORT_BYTES: usize = 64 << 10;
 /// In what all is counted.
 const UNIT_BYTES: usize = 1 << 10;
@@ -94,12 +94,10 @@ impl Budget {
         share.acquire_many_owned(u32::try_from(cost).unwrap_or(u32::MAX)).await.ok()
     }
 
-    /// The part of an answer that has so many bytes; none if there is no room for it. A short one needs
-    /// none.
+    /// The part of an answer that has so many bytes; none if there is no room for it.
     pub(crate) fn answered(&self, bytes: usize) -> Option<Paid> {
-        let cost = if bytes <= SHORT_BYTES { 0 } else { units(bytes) };
         let answers = Arc::clone(&self.answers);
-        answers.try_acquire_many_owned(u32::try_from(cost).unwrap_or(u32::MAX)).ok()
+        answers.try_acquire_many_owned(u32::try_from(units(bytes)).unwrap_or(u32::MAX)).ok()
     }
 
     /// How large an answer may be of which so much is wanted, and its part.

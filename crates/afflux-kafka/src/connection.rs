@@ -214,26 +214,28 @@ struct Answers {
     /// Until they are written.
     held: Vec<Held>,
     paid: Vec<Paid>,
-    /// Whether one of them keeps what others wait for.
+    /// Whether there was no room for one of them.
     hurries: bool,
     /// Why the connection ends behind them.
     ended: Option<String>,
 }
 
 impl Answers {
-    /// What a request had of the budget is given back: its answer counts instead. If there is no room
-    /// for that, it keeps it, and its client has to hurry.
+    /// What a request had of the budget is given back: its answer counts instead, unless it is short.
+    /// If there is no room for that, it keeps it, and its client has to hurry.
     fn add(&mut self, budget: &Budget, outcome: Outcome, request: InFlight) {
         match outcome {
             Outcome::Respond(answer) => {
                 let (pieces, paid) = answer.into_parts();
                 let bytes = pieces.iter().map(Bytes::len).sum::<usize>();
-                if let Some(paid) = paid.or_else(|| budget.answered(bytes)) {
-                    self.paid.push(paid);
-                } else {
-                    self.paid.extend(request.paid);
-                    self.hurries = true;
-                }
+                let paid = match paid {
+                    None if bytes > SHORT_BYTES => budget.answered(bytes).or_else(|| {
+                        self.hurries = true;
+                        request.paid
+                    }),
+                    paid => paid,
+                };
+                self.paid.extend(paid);
                 self.bytes += bytes;
                 self.pieces.extend(pieces);
             }
@@ -447,21 +449,23 @@ mod tests {
         let options =
             Options { request_bytes_max: 4 * MIB, answer_bytes_max: MIB, ..Options::default() };
         let budget = Budget::new(&options);
-        let answered = async || {
+        let answered = async |bytes| {
             let in_flight = InFlight {
                 pending: Box::pin(async { Outcome::Silent }),
                 paid: budget.whole(MIB, false).await,
                 held: Held { _turn: None, _busy: Arc::new(()) },
             };
-            let answer = Answer::framed(vec![Bytes::from(vec![7; 600 << 10])]);
+            let answer = Answer::framed(vec![Bytes::from(vec![7; bytes])]);
             let mut answers = Answers::default();
             answers.add(&budget, Outcome::Respond(answer), in_flight);
             answers
         };
         let stall_max = Duration::from_secs(9);
-        let (first, second) = (answered().await, answered().await);
+        let (first, second) = (answered(600 << 10).await, answered(600 << 10).await);
         assert_eq!(first.patience(stall_max), Duration::from_secs(9 + 9));
         assert_eq!(second.patience(stall_max), Duration::from_secs(1 + 1));
+        // A short one has no need of room.
+        assert_eq!(answered(100).await.patience(stall_max), stall_max);
         // A quarter of the share each: the first has given its own back.
         let mut others = Vec::new();
         while let Poll::Ready(paid) = ready(pin!(budget.whole(MIB, false))).await {
@@ -469,6 +473,6 @@ mod tests {
         }
         assert_eq!(others.len(), 3);
         drop((first, others));
-        assert_eq!(answered().await.patience(stall_max), Duration::from_secs(9 + 9));
+        assert_eq!(answered(600 << 10).await.patience(stall_max), Duration::from_secs(9 + 9));
     }
 }

@@ -90,8 +90,8 @@ pub struct Options {
     /// that come, the other for those that are there. One request may be more, and what is short and
     /// does not produce does not count.
     pub request_bytes_max: usize,
-    /// The most bytes of answers to Fetch that their clients have not taken yet, over all connections.
-    /// Beyond that answers are short.
+    /// The most bytes of answers that their clients have not taken yet, over all connections; what is
+    /// short does not count. Beyond that those of Fetch are small, and others have to be taken soon.
     pub answer_bytes_max: usize,
     /// The most bytes of batches in one answer, but for a first batch that is larger.
     pub fetch_bytes_max: usize,
